@@ -1,0 +1,1 @@
+//! Every path and variable (skeleton).

@@ -1,0 +1,13 @@
+//! claude-cellar: Claude Code sessions, stored compressed, seen as plain files.
+//!
+//! The data's way, top to bottom: [`filesystem`] turns kernel requests into calls, [`inodes`] knows
+//! which object a number means, [`session`] holds the one shared state of a file, [`frames`] is the
+//! byte format and [`store`] the directory it lives in. [`seal`] compresses in the background.
+//! Nothing below `filesystem` knows FUSE.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("claude-cellar is a Linux FUSE file system: it needs /dev/fuse and fusermount3, and runs on Linux x86_64 and aarch64 only.");
+
+pub mod config;
+pub mod filesystem;
+pub mod store;
