@@ -1,1 +1,374 @@
-//! Every path and variable (skeleton).
+//! Every path and variable, and nothing else reads the environment for them.
+//!
+//! All paths that leave here are absolute. An empty variable counts as unset, a relative XDG path
+//! is ignored as its specification asks, and a value that makes no sense is an error naming the
+//! variable: a typing error must not silently become a default.
+//!
+//! The pid file's directory is never a guessable name in a directory others can write to. It does
+//! not lie in the store either: `umount` and `status` must find it without knowing which store was
+//! mounted. Where there is no runtime directory it lies in the state directory, by host name,
+//! because a home directory may be shared by several hosts and a lock must not be.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::exit::Failure;
+use crate::paths;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub mount_dir: PathBuf,
+    pub store_dir: PathBuf,
+    /// Where a plain copy goes that must exist outside the mount.
+    pub scratch_dir: PathBuf,
+    pub pid_file: PathBuf,
+    pub log_file: PathBuf,
+    pub log_level: LevelFilter,
+    /// Cap on sessions open at once; none unless asked for.
+    pub max_fds: Option<usize>,
+    pub seal_after: Duration,
+    pub compress_bundles: bool,
+}
+
+/// What the command line says instead of the environment.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    pub mount_dir: Option<PathBuf>,
+    pub store_dir: Option<PathBuf>,
+}
+
+/// What the defaults need to know about the machine.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    pub name: OsString,
+    /// `/run/user/UID`, where it exists and belongs to this user.
+    pub runtime_dir: Option<PathBuf>,
+}
+
+const DEFAULT_SEAL_AFTER: Duration = Duration::from_secs(600);
+
+impl Config {
+    pub fn load(overrides: Overrides) -> Result<Config, Failure> {
+        Config::from_environment(|name| std::env::var_os(name), &Host::this(), overrides)
+    }
+
+    pub fn from_environment(
+        lookup: impl Fn(&str) -> Option<OsString>,
+        host: &Host,
+        overrides: Overrides,
+    ) -> Result<Config, Failure> {
+        let env = Environment(lookup);
+        let mount_dir = match overrides.mount_dir.or(env.path("CLAUDE_CELLAR_MOUNT_DIR")) {
+            Some(dir) => absolute("the mount directory", &dir)?,
+            None => env.claude_dir()?.join("projects"),
+        };
+        let store_dir = match overrides.store_dir.or(env.path("CLAUDE_CELLAR_STORE_DIR")) {
+            Some(dir) => absolute("the store directory", &dir)?,
+            None => env.data_dir()?.join("claude-cellar/store"),
+        };
+        let runtime_dir = env.xdg("XDG_RUNTIME_DIR").or(host.runtime_dir.clone());
+        let scratch_dir = match (env.path("CLAUDE_CELLAR_SCRATCH_DIR"), &runtime_dir) {
+            (Some(dir), _) => absolute("CLAUDE_CELLAR_SCRATCH_DIR", &dir)?,
+            (None, Some(dir)) => dir.join("claude-cellar/scratch"),
+            (None, None) => store_dir.join(".cellar/tmp"),
+        };
+        let run_dir = match &runtime_dir {
+            Some(dir) => dir.join("claude-cellar"),
+            None => env.state_dir()?.join("claude-cellar/run").join(&host.name),
+        };
+        Ok(Config {
+            mount_dir,
+            store_dir,
+            scratch_dir,
+            pid_file: run_dir.join("daemon.pid"),
+            log_file: env.state_dir()?.join("claude-cellar/cellar.log"),
+            log_level: env
+                .parse("CLAUDE_CELLAR_LOG", LOG_LEVELS, log_level)?
+                .unwrap_or(LevelFilter::Info),
+            max_fds: env.parse("CLAUDE_CELLAR_MAX_FDS", "a whole number above 0", count)?,
+            seal_after: env
+                .parse(
+                    "CLAUDE_CELLAR_SEAL_AFTER",
+                    "whole seconds, such as 600",
+                    seconds,
+                )?
+                .unwrap_or(DEFAULT_SEAL_AFTER),
+            compress_bundles: env
+                .parse("CLAUDE_CELLAR_BUNDLES", "raw or compress", bundles)?
+                .unwrap_or(false),
+        })
+    }
+}
+
+impl Host {
+    fn this() -> Host {
+        let uid = paths::effective_uid();
+        let runtime_dir = PathBuf::from(format!("/run/user/{uid}"));
+        let ours = runtime_dir
+            .metadata()
+            .is_ok_and(|m| m.is_dir() && m.uid() == uid);
+        Host {
+            name: host_name(),
+            runtime_dir: ours.then_some(runtime_dir),
+        }
+    }
+}
+
+fn host_name() -> OsString {
+    let name = fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim_ascii();
+    if name.is_empty() || name.contains(&b'/') || name.starts_with(b".") {
+        return "localhost".into();
+    }
+    OsString::from_vec(name.to_vec())
+}
+
+struct Environment<F>(F);
+
+impl<F: Fn(&str) -> Option<OsString>> Environment<F> {
+    fn get(&self, name: &str) -> Option<OsString> {
+        (self.0)(name).filter(|value| !value.is_empty())
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(PathBuf::from)
+    }
+
+    fn xdg(&self, name: &str) -> Option<PathBuf> {
+        self.path(name).filter(|path| path.is_absolute())
+    }
+
+    fn home(&self) -> Result<PathBuf, Failure> {
+        let home = self.path("HOME").ok_or_else(|| {
+            Failure::usage("HOME is not set; set it, or name every directory by its own variable")
+        })?;
+        absolute("HOME", &home)
+    }
+
+    fn claude_dir(&self) -> Result<PathBuf, Failure> {
+        match self.path("CLAUDE_CONFIG_DIR") {
+            Some(dir) => absolute("CLAUDE_CONFIG_DIR", &dir),
+            None => Ok(self.home()?.join(".claude")),
+        }
+    }
+
+    fn data_dir(&self) -> Result<PathBuf, Failure> {
+        match self.xdg("XDG_DATA_HOME") {
+            Some(dir) => Ok(dir),
+            None => Ok(self.home()?.join(".local/share")),
+        }
+    }
+
+    fn state_dir(&self) -> Result<PathBuf, Failure> {
+        match self.xdg("XDG_STATE_HOME") {
+            Some(dir) => Ok(dir),
+            None => Ok(self.home()?.join(".local/state")),
+        }
+    }
+
+    fn parse<T>(
+        &self,
+        name: &str,
+        expected: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, Failure> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        match value.to_str().and_then(parse) {
+            Some(parsed) => Ok(Some(parsed)),
+            None => Err(Failure::usage(format!(
+                "cannot use {name}={}; it takes {expected}",
+                value.display()
+            ))),
+        }
+    }
+}
+
+const LOG_LEVELS: &str = "off, error, warn, info, debug or trace";
+
+fn log_level(value: &str) -> Option<LevelFilter> {
+    value.parse().ok()
+}
+
+fn count(value: &str) -> Option<usize> {
+    value.parse().ok().filter(|n| *n > 0)
+}
+
+fn seconds(value: &str) -> Option<Duration> {
+    value.parse().ok().map(Duration::from_secs)
+}
+
+fn bundles(value: &str) -> Option<bool> {
+    match value {
+        "raw" => Some(false),
+        "compress" => Some(true),
+        _ => None,
+    }
+}
+
+fn absolute(what: &str, path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::usage(format!("cannot use {what}: {}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(vars: &[(&str, &str)]) -> Result<Config, Failure> {
+        config_on(&Host::default(), vars, Overrides::default())
+    }
+
+    fn config_on(
+        host: &Host,
+        vars: &[(&str, &str)],
+        overrides: Overrides,
+    ) -> Result<Config, Failure> {
+        let lookup = |name: &str| {
+            let found = vars.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        Config::from_environment(lookup, host, overrides)
+    }
+
+    #[test]
+    fn defaults_hang_off_home() {
+        let host = Host {
+            name: "box".into(),
+            runtime_dir: None,
+        };
+        let config = config_on(&host, &[("HOME", "/h")], Overrides::default()).unwrap();
+        assert_eq!(
+            config,
+            Config {
+                mount_dir: "/h/.claude/projects".into(),
+                store_dir: "/h/.local/share/claude-cellar/store".into(),
+                scratch_dir: "/h/.local/share/claude-cellar/store/.cellar/tmp".into(),
+                pid_file: "/h/.local/state/claude-cellar/run/box/daemon.pid".into(),
+                log_file: "/h/.local/state/claude-cellar/cellar.log".into(),
+                log_level: LevelFilter::Info,
+                max_fds: None,
+                seal_after: Duration::from_secs(600),
+                compress_bundles: false,
+            }
+        );
+    }
+
+    #[test]
+    fn xdg_and_claude_variables_move_the_defaults() {
+        let config = config(&[
+            ("HOME", "/h"),
+            ("CLAUDE_CONFIG_DIR", "/c"),
+            ("XDG_DATA_HOME", "/d"),
+            ("XDG_STATE_HOME", "/s"),
+            ("XDG_RUNTIME_DIR", "/r"),
+        ])
+        .unwrap();
+        assert_eq!(config.mount_dir, Path::new("/c/projects"));
+        assert_eq!(config.store_dir, Path::new("/d/claude-cellar/store"));
+        assert_eq!(config.log_file, Path::new("/s/claude-cellar/cellar.log"));
+        assert_eq!(config.scratch_dir, Path::new("/r/claude-cellar/scratch"));
+        assert_eq!(config.pid_file, Path::new("/r/claude-cellar/daemon.pid"));
+    }
+
+    #[test]
+    fn a_private_runtime_directory_is_used_without_its_variable() {
+        let host = Host {
+            name: "box".into(),
+            runtime_dir: Some("/run/user/7".into()),
+        };
+        let config = config_on(&host, &[("HOME", "/h")], Overrides::default()).unwrap();
+        assert_eq!(
+            config.pid_file,
+            Path::new("/run/user/7/claude-cellar/daemon.pid")
+        );
+        assert_eq!(
+            config.scratch_dir,
+            Path::new("/run/user/7/claude-cellar/scratch")
+        );
+    }
+
+    #[test]
+    fn the_command_line_wins_over_variables_and_they_over_defaults() {
+        let vars = [
+            ("HOME", "/h"),
+            ("CLAUDE_CELLAR_MOUNT_DIR", "/m"),
+            ("CLAUDE_CELLAR_STORE_DIR", "/s"),
+            ("CLAUDE_CELLAR_SCRATCH_DIR", "/t"),
+        ];
+        let overrides = Overrides {
+            mount_dir: Some("/mm".into()),
+            store_dir: None,
+        };
+        let config = config_on(&Host::default(), &vars, overrides).unwrap();
+        assert_eq!(config.mount_dir, Path::new("/mm"));
+        assert_eq!(config.store_dir, Path::new("/s"));
+        assert_eq!(config.scratch_dir, Path::new("/t"));
+    }
+
+    #[test]
+    fn relative_paths_become_absolute_and_relative_xdg_paths_are_ignored() {
+        let config = config(&[
+            ("HOME", "/h"),
+            ("CLAUDE_CELLAR_STORE_DIR", "s"),
+            ("XDG_STATE_HOME", "state"),
+        ])
+        .unwrap();
+        assert_eq!(config.store_dir, std::env::current_dir().unwrap().join("s"));
+        assert_eq!(
+            config.log_file,
+            Path::new("/h/.local/state/claude-cellar/cellar.log")
+        );
+    }
+
+    #[test]
+    fn values_are_read() {
+        let config = config(&[
+            ("HOME", "/h"),
+            ("CLAUDE_CELLAR_SEAL_AFTER", "1"),
+            ("CLAUDE_CELLAR_MAX_FDS", "16"),
+            ("CLAUDE_CELLAR_BUNDLES", "compress"),
+            ("CLAUDE_CELLAR_LOG", "DEBUG"),
+        ])
+        .unwrap();
+        assert_eq!(config.seal_after, Duration::from_secs(1));
+        assert_eq!(config.max_fds, Some(16));
+        assert!(config.compress_bundles);
+        assert_eq!(config.log_level, LevelFilter::Debug);
+    }
+
+    #[test]
+    fn a_bad_value_names_its_variable() {
+        for (name, value) in [
+            ("CLAUDE_CELLAR_SEAL_AFTER", "abc"),
+            ("CLAUDE_CELLAR_SEAL_AFTER", "1.5"),
+            ("CLAUDE_CELLAR_SEAL_AFTER", "-1"),
+            ("CLAUDE_CELLAR_MAX_FDS", "0"),
+            ("CLAUDE_CELLAR_BUNDLES", "yes"),
+            ("CLAUDE_CELLAR_LOG", "loud"),
+        ] {
+            let failure = config(&[("HOME", "/h"), (name, value)]).unwrap_err();
+            assert_eq!(failure.exit, crate::exit::Exit::Usage);
+            assert!(failure.message.contains(name), "{failure}");
+            assert!(failure.message.contains(value), "{failure}");
+        }
+    }
+
+    #[test]
+    fn home_is_needed_only_where_a_default_needs_it() {
+        assert!(config(&[]).unwrap_err().message.contains("HOME"));
+        let all = [
+            ("CLAUDE_CELLAR_MOUNT_DIR", "/m"),
+            ("CLAUDE_CELLAR_STORE_DIR", "/s"),
+            ("XDG_STATE_HOME", "/state"),
+        ];
+        assert!(config(&all).is_ok());
+    }
+}

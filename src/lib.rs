@@ -6,8 +6,38 @@
 //! Nothing below `filesystem` knows FUSE.
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("claude-cellar is a Linux FUSE file system: it needs /dev/fuse and fusermount3, and runs on Linux x86_64 and aarch64 only.");
+compile_error!(
+    "claude-cellar is a Linux FUSE file system: it needs /dev/fuse and fusermount3, and runs on Linux x86_64 and aarch64 only."
+);
 
+pub mod archive;
+pub mod cache;
+pub mod cli;
 pub mod config;
+pub mod detach;
+pub mod dirty;
+pub mod exit;
 pub mod filesystem;
+pub mod frames;
+pub mod help;
+pub mod inodes;
+pub mod json;
+pub mod logfile;
+pub mod mount;
+pub mod mounts;
+pub mod notify;
+pub mod paths;
+pub mod pidfile;
+pub mod pool;
+pub mod rewrite;
+pub mod seal;
+pub mod session;
+pub mod signals;
+pub mod status;
 pub mod store;
+pub mod survey;
+pub mod sys;
+pub mod tree;
+pub mod tuning;
+pub mod umount;
+pub mod verify;

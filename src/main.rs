@@ -1,3 +1,98 @@
-fn main() {
-    println!("skeleton");
+//! Dispatch: one command, one call, one exit code.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use claude_cellar::cli::{self, Command};
+use claude_cellar::config::{Config, Overrides};
+use claude_cellar::exit::{Exit, Failure};
+use claude_cellar::status::Status;
+use claude_cellar::{archive, logfile, mount, signals, umount, verify};
+
+fn main() -> ExitCode {
+    signals::end_on_broken_pipe();
+    let exit = match cli::parse(std::env::args_os().skip(1)).and_then(run) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "claude-cellar: {failure}");
+            failure.exit
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn run(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Help(text) => print(text.as_bytes()),
+        Command::Version => {
+            print(concat!("claude-cellar ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())
+        }
+        Command::Mount {
+            foreground,
+            allow_other,
+            store_dir,
+            mount_dir,
+        } => {
+            let config = Config::load(Overrides {
+                mount_dir,
+                store_dir,
+            })?;
+            mount::run(&config, foreground, allow_other)?;
+            say(format_args!("mounted {}", config.mount_dir.display()))
+        }
+        Command::Umount { mount_dir, lazy } => {
+            let config = Config::load(Overrides {
+                mount_dir,
+                store_dir: None,
+            })?;
+            say(umount::run(&config, lazy)?)
+        }
+        Command::Status { json } => {
+            let status = Status::read(&configured()?)?;
+            print(if json { status.json() } else { status.text() }.as_bytes())?;
+            Ok(status.exit())
+        }
+        Command::List { dir } => done(archive::list(&dir), "cannot list", &dir),
+        Command::Compress { file, keep } => {
+            done(archive::compress(&file, keep), "cannot compress", &file)
+        }
+        Command::Decompress { file, out } => {
+            let result = archive::decompress(&file, out.as_deref());
+            done(result, "cannot decompress", &file)
+        }
+        Command::Verify { paths, json } => {
+            let config = configured()?;
+            match verify::run(&config, &paths, json) {
+                Ok(false) => Ok(Exit::Done),
+                Ok(true) => Ok(Exit::Failed),
+                Err(error) => Err(Failure::at("cannot verify", &config.store_dir, error)),
+            }
+        }
+        Command::Log { tail } => print(&logfile::tail(&configured()?.log_file, tail)?),
+    }
+}
+
+fn configured() -> Result<Config, Failure> {
+    Config::load(Overrides::default())
+}
+
+fn done(result: io::Result<()>, what: &str, path: &Path) -> Result<Exit, Failure> {
+    match result {
+        Ok(()) => Ok(Exit::Done),
+        Err(error) => Err(Failure::at(what, path, error)),
+    }
+}
+
+fn say(line: impl Display) -> Result<Exit, Failure> {
+    print(format!("{line}\n").as_bytes())
+}
+
+fn print(text: &[u8]) -> Result<Exit, Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Ok(()) => Ok(Exit::Done),
+        Err(error) => Err(Failure::new(format!("cannot write the output: {error}"))),
+    }
 }

@@ -1,9 +1,588 @@
-//! The store directory (skeleton).
-use std::io;
-use std::path::Path;
-pub struct Store;
-impl Store {
-    pub fn open(_dir: &Path) -> io::Result<Store> {
-        Ok(Store)
+//! The store directory: names, temporary files, replacement, locks.
+//!
+//! Every path is resolved beneath the store's own descriptor, component by component without
+//! following links, so neither a symbolic link in the store nor a race with somebody who changes it
+//! leads outside. Visible names map to store names here and nowhere else: `X.jsonl` is the raw file
+//! of that name or else `X.jsonl.zst`, at every depth.
+//!
+//! `.cellar/` is the cellar's own: `lock` (shared by daemons, exclusive for repair), `tmp/` for files
+//! on their way in (on the store's file system, so that `rename` takes them), `recovered/` for bytes
+//! that must not be lost but have no place, `trash/`. It is never visible.
+
+use crate::frames::{self, Ends};
+use crate::pool;
+use crate::sys::{self, SetTime, Stat, errno, is};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The cellar's own directory in the store.
+pub const OWN: &str = ".cellar";
+/// The attribute of a store file that holds a [`Hint`]; never listed in the mount.
+pub const HINT: &str = "user.cellar";
+
+const SESSION: &[u8] = b".jsonl";
+const PACKED: &[u8] = b".zst";
+const SIDECAR: &[u8] = b".meta";
+const NAME_MAX: usize = 255;
+
+/// How a session is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `X.jsonl`, and every file that is no session.
+    Raw,
+    /// `X.jsonl.zst`.
+    Packed,
+}
+
+/// A visible name: its directory beneath the store (empty for the top) and the name in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub dir: PathBuf,
+    pub name: OsString,
+}
+
+impl Place {
+    pub fn path(&self) -> PathBuf {
+        self.dir.join(&self.name)
     }
+}
+
+fn suffixed(name: &OsStr, suffix: &[u8]) -> OsString {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.extend_from_slice(suffix);
+    OsString::from_vec(bytes)
+}
+
+/// Whether a visible name is a session's.
+pub fn is_session(name: &OsStr) -> bool {
+    name.as_bytes().ends_with(SESSION)
+}
+
+/// The store name of a session's compressed form; `None` for other names and those too long for it.
+pub fn packed_name(name: &OsStr) -> Option<OsString> {
+    (is_session(name) && name.len() + PACKED.len() <= NAME_MAX).then(|| suffixed(name, PACKED))
+}
+
+/// The name of the 48-byte file that 0.3.0 put beside a session.
+pub fn sidecar_name(name: &OsStr) -> Option<OsString> {
+    (is_session(name) && name.len() + SIDECAR.len() <= NAME_MAX).then(|| suffixed(name, SIDECAR))
+}
+
+/// The visible name of a store file: `None` where it has none.
+pub fn visible_name(stored: &OsStr) -> Option<&OsStr> {
+    let bytes = stored.as_bytes();
+    match bytes.strip_suffix(PACKED) {
+        Some(session) if session.ends_with(SESSION) => Some(OsStr::from_bytes(session)),
+        _ => (!is_reserved_anywhere(stored)).then_some(stored),
+    }
+}
+
+fn is_reserved_anywhere(name: &OsStr) -> bool {
+    let bytes = name.as_bytes();
+    [PACKED, SIDECAR]
+        .iter()
+        .any(|s| bytes.strip_suffix(*s).is_some_and(|b| b.ends_with(SESSION)))
+}
+
+/// Whether a name cannot be used in this directory of the mount.
+pub fn is_reserved(dir: &Path, name: &OsStr) -> bool {
+    is_reserved_anywhere(name) || (dir.as_os_str().is_empty() && name == OWN)
+}
+
+/// What a visible name stands for in the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    pub form: Form,
+    pub stat: Stat,
+}
+
+/// An open store.
+pub struct Store {
+    path: PathBuf,
+    root: OwnedFd,
+    tmp: OwnedFd,
+    recovered: OwnedFd,
+    lock: File,
+    /// Other machines may change it: a replaced file is seen only by looking at its name again.
+    network: bool,
+    /// Sessions inside bundles are compressed too.
+    bundles: bool,
+    locks_work: AtomicBool,
+    serial: AtomicU64,
+}
+
+impl Store {
+    /// Opens a store, creating what is missing of it (0700), and takes its lock: shared, or
+    /// exclusively for work that no daemon may disturb (EAGAIN while one runs).
+    pub fn open(path: &Path, exclusive: bool, bundles: bool) -> io::Result<Store> {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(path)?;
+        let path = path.canonicalize()?;
+        let root: OwnedFd = File::open(&path)?.into();
+        let own = OsStr::new(OWN);
+        for name in ["", "tmp", "recovered", "trash"] {
+            match sys::mkdir_at(root.as_fd(), Path::new(own).join(name).as_os_str(), 0o700) {
+                Err(e) if !is(&e, libc::EEXIST) => return Err(e),
+                _ => {}
+            }
+        }
+        let sub = |name: &str| {
+            let path = Path::new(own).join(name);
+            sys::open_beneath(
+                root.as_fd(),
+                path.as_os_str(),
+                libc::O_RDONLY | libc::O_DIRECTORY,
+            )
+        };
+        let (own, tmp, recovered) = (sub("")?, sub("tmp")?, sub("recovered")?);
+        let lock: File = sys::open_at(
+            own.as_fd(),
+            OsStr::new("lock"),
+            libc::O_RDWR | libc::O_CREAT,
+            0o600,
+        )?
+        .into();
+        let network = is_network(sys::fs_magic(root.as_fd())?);
+        let (locks_work, serial) = (AtomicBool::new(true), AtomicU64::new(0));
+        let store = Store {
+            path,
+            root,
+            tmp,
+            recovered,
+            lock,
+            network,
+            bundles,
+            locks_work,
+            serial,
+        };
+        match sys::ofd_lock(
+            &store.lock,
+            if exclusive {
+                libc::F_WRLCK
+            } else {
+                libc::F_RDLCK
+            },
+            false,
+        ) {
+            Err(e) if is(&e, libc::ENOLCK) || is(&e, libc::EOPNOTSUPP) || is(&e, libc::ENOSYS) => {
+                store.no_locks()
+            }
+            done => done?,
+        }
+        Ok(store)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Whether other machines may change the store.
+    pub fn is_network(&self) -> bool {
+        self.network
+    }
+
+    /// A directory of the store, for `…at` calls.
+    pub fn dir(&self, dir: &Path) -> io::Result<OwnedFd> {
+        sys::open_beneath(
+            self.root(),
+            dir.as_os_str(),
+            libc::O_PATH | libc::O_DIRECTORY,
+        )
+    }
+
+    /// Whether a session of this name is compressed when it is written.
+    pub fn compresses(&self, place: &Place) -> bool {
+        let depth = place.dir.components().count();
+        packed_name(&place.name).is_some() && (depth == 1 || (self.bundles && depth > 1))
+    }
+
+    /// What a visible name stands for; ENOENT for names that are not visible.
+    pub fn find(&self, dir: BorrowedFd, name: &OsStr) -> io::Result<Found> {
+        match sys::stat_at(dir, name) {
+            Err(e) if is(&e, libc::ENOENT) => {
+                let packed = packed_name(name).ok_or(e)?;
+                let stat = sys::stat_at(dir, &packed)?;
+                // Only a file can be a session's compressed form; anything else stays unseen.
+                if !stat.is(libc::S_IFREG) {
+                    return Err(errno(libc::ENOENT));
+                }
+                Ok(Found {
+                    form: Form::Packed,
+                    stat,
+                })
+            }
+            found => Ok(Found {
+                form: Form::Raw,
+                stat: found?,
+            }),
+        }
+    }
+
+    /// The store name of a visible name in this form.
+    pub fn stored_name(&self, name: &OsStr, form: Form) -> io::Result<OsString> {
+        match form {
+            Form::Raw => Ok(name.to_owned()),
+            Form::Packed => packed_name(name).ok_or_else(|| errno(libc::ENAMETOOLONG)),
+        }
+    }
+
+    /// Opens a store file that the caller may use whatever its mode says: the kernel has checked the
+    /// mode on the mount, and a mode without `u+rw` must not keep the daemon from its own file.
+    pub fn open_file(&self, dir: BorrowedFd, name: &OsStr, flags: i32) -> io::Result<File> {
+        let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY;
+        match sys::open_at(dir, name, flags, 0) {
+            Err(e) if is(&e, libc::EACCES) => {
+                let handle = sys::open_at(dir, name, libc::O_PATH, 0)?;
+                let mode = sys::fstat(&handle)?.mode & 0o7777;
+                sys::chmod(handle.as_fd(), mode | 0o600).map_err(|_| e)?;
+                let opened = sys::open_at(dir, name, flags, 0);
+                sys::chmod(handle.as_fd(), mode)?;
+                opened.map(File::from)
+            }
+            opened => opened.map(File::from),
+        }
+    }
+
+    /// A name that no other daemon on this store uses.
+    pub fn unique(&self, stem: &str) -> OsString {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_nanos();
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        format!("{stem}-{:x}-{now:x}-{serial:x}", std::process::id()).into()
+    }
+
+    /// A new empty file (0600) in `.cellar/tmp`, locked as long as it is open and removed when
+    /// dropped unless it was put in its place.
+    pub fn temporary(&self) -> io::Result<Temporary<'_>> {
+        let name = self.unique("new");
+        let file: File = sys::open_at(
+            self.tmp.as_fd(),
+            &name,
+            libc::O_RDWR | libc::O_CREAT | libc::O_EXCL,
+            0o600,
+        )?
+        .into();
+        // The lock tells other daemons' sweep that somebody is at work on it.
+        let _ = sys::ofd_lock(&file, libc::F_WRLCK, false);
+        Ok(Temporary {
+            store: self,
+            name: Some(name),
+            file,
+        })
+    }
+
+    /// Removes what killed daemons left in `.cellar/tmp`: never anything but unfinished copies.
+    pub fn sweep(&self) -> io::Result<()> {
+        for entry in sys::read_dir(self.tmp.as_fd())? {
+            let Ok(file) = sys::open_at(
+                self.tmp.as_fd(),
+                &entry.name,
+                libc::O_RDWR | libc::O_NONBLOCK,
+                0,
+            ) else {
+                continue;
+            };
+            if sys::ofd_lock(&file, libc::F_WRLCK, false).is_ok() {
+                sys::unlink_at(self.tmp.as_fd(), &entry.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps bytes that have no place any more in `.cellar/recovered`, durably.
+    pub fn recover_bytes(&self, place: &Place, bytes: &mut dyn io::Read) -> io::Result<OsString> {
+        let name = self.recovered_name(place);
+        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+        let mut file: File = sys::open_at(self.recovered.as_fd(), &name, flags, 0o600)?.into();
+        io::copy(bytes, &mut file)?;
+        file.flush()?;
+        file.sync_all()?;
+        sync_dir(self.recovered.as_fd())?;
+        log::warn!(
+            "{}: kept what had no place any more as {OWN}/recovered/{}",
+            place.path().display(),
+            name.display()
+        );
+        Ok(name)
+    }
+
+    /// Moves a store file to `.cellar/recovered`.
+    pub fn recover_file(&self, place: &Place, dir: BorrowedFd, stored: &OsStr) -> io::Result<()> {
+        let name = self.recovered_name(place);
+        sys::rename_at(
+            dir,
+            stored,
+            self.recovered.as_fd(),
+            &name,
+            libc::RENAME_NOREPLACE,
+        )?;
+        sync_dir(self.recovered.as_fd())?;
+        log::warn!(
+            "{}: moved {} to {OWN}/recovered/{}",
+            place.path().display(),
+            stored.display(),
+            name.display()
+        );
+        Ok(())
+    }
+
+    fn recovered_name(&self, place: &Place) -> OsString {
+        let path: Vec<u8> = place.path().into_os_string().into_vec();
+        let flat: Vec<u8> = path
+            .iter()
+            .map(|&b| if b == b'/' { b'+' } else { b })
+            .collect();
+        // The end of the path says most; the name must fit beside the unique part.
+        let tail = &flat[flat.len().saturating_sub(NAME_MAX - 80)..];
+        let mut name = OsStr::from_bytes(tail).to_owned();
+        name.push(self.unique(""));
+        name
+    }
+
+    /// Locks a store file against other hosts while it is changed. Where the file system has no
+    /// locks the store is used alone, which the log says once.
+    pub fn lock_file(&self, file: &File) -> io::Result<()> {
+        if !self.locks_work.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let held = match sys::ofd_lock(file, libc::F_WRLCK, false) {
+            Err(e) if is(&e, libc::EAGAIN) || is(&e, libc::EACCES) => {
+                pool::slow()?;
+                sys::ofd_lock(file, libc::F_WRLCK, true)
+            }
+            done => done,
+        };
+        match held {
+            Err(e) if is(&e, libc::ENOLCK) || is(&e, libc::EOPNOTSUPP) || is(&e, libc::ENOSYS) => {
+                self.no_locks();
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    pub fn unlock_file(&self, file: &File) {
+        if self.locks_work.load(Ordering::Relaxed)
+            && let Err(e) = sys::ofd_lock(file, libc::F_UNLCK, false)
+        {
+            log::warn!("unlocking a store file: {e}");
+        }
+    }
+
+    fn no_locks(&self) {
+        self.locks_work.store(false, Ordering::Relaxed);
+        log::warn!(
+            "{}: the file system has no locks; do not use this store from a second host",
+            self.path.display()
+        );
+    }
+
+    /// The size of a compressed session from its hint or its last bytes; `None` when it takes a walk.
+    pub fn quick_size(
+        &self,
+        dir: BorrowedFd,
+        stored: &OsStr,
+        size: u64,
+    ) -> io::Result<Option<u64>> {
+        let mut hint = [0; Hint::LEN];
+        let n = sys::getxattr_at(dir, stored, OsStr::new(HINT), &mut hint).unwrap_or(0);
+        if let Some(hint) = Hint::decode(&hint[..n], size) {
+            return Ok(Some(hint.logical));
+        }
+        let file = self.open_file(dir, stored, libc::O_RDONLY)?;
+        Ok(frames::ends(&file, size)?.map(|ends| ends.logical))
+    }
+
+    /// Gives a compressed session the modification time that 0.3.0's sidecar tells.
+    pub fn apply_sidecar(&self, dir: BorrowedFd, name: &OsStr) -> io::Result<()> {
+        let (Some(sidecar), Some(packed)) = (sidecar_name(name), packed_name(name)) else {
+            return Ok(());
+        };
+        let Ok(file) = sys::open_at(dir, &sidecar, libc::O_RDONLY | libc::O_NONBLOCK, 0) else {
+            return Ok(());
+        };
+        let session = sys::open_at(dir, &packed, libc::O_PATH, 0)?;
+        let mut bytes = [0; 48];
+        if File::from(file).read_exact_at(&mut bytes, 0).is_err() {
+            return Ok(());
+        }
+        let mut seconds = [0; 8];
+        seconds.copy_from_slice(&bytes[8..16]);
+        sys::utimens(
+            session,
+            SetTime::Omit,
+            SetTime::At((i64::from_le_bytes(seconds), 0)),
+        )
+    }
+
+    /// Removes the sidecar of a session that is being changed.
+    pub fn drop_sidecar(&self, dir: BorrowedFd, name: &OsStr) {
+        if let Some(sidecar) = sidecar_name(name) {
+            let _ = sys::unlink_at(dir, &sidecar);
+        }
+    }
+}
+
+/// What is noted on a store file so that nobody needs to open it for a stat: logical size, store
+/// size, end of the sealed part, u64 little-endian each. Believed while the store size is the file's;
+/// absent where the store has no attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hint {
+    pub logical: u64,
+    pub stored: u64,
+    /// Equal to `stored` for what needs no sealing.
+    pub sealed: u64,
+}
+
+impl Hint {
+    pub const LEN: usize = 24;
+
+    pub fn decode(bytes: &[u8], store_size: u64) -> Option<Hint> {
+        let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        let hint = Hint {
+            logical: number(0)?,
+            stored: number(8)?,
+            sealed: number(16)?,
+        };
+        (bytes.len() == Hint::LEN && hint.stored == store_size).then_some(hint)
+    }
+
+    /// Notes it; a store without attributes does without.
+    pub fn set(&self, fd: BorrowedFd) {
+        let bytes = [self.logical, self.stored, self.sealed]
+            .map(u64::to_le_bytes)
+            .concat();
+        let _ = sys::setxattr(fd, OsStr::new(HINT), &bytes, 0);
+    }
+}
+
+impl From<Ends> for Hint {
+    fn from(ends: Ends) -> Hint {
+        Hint {
+            logical: ends.logical,
+            stored: ends.stored,
+            sealed: ends.sealed,
+        }
+    }
+}
+
+/// Makes the names in a directory durable.
+pub fn sync_dir(dir: BorrowedFd) -> io::Result<()> {
+    // An O_PATH descriptor cannot be synced.
+    File::from(sys::open_beneath(
+        dir,
+        OsStr::new(""),
+        libc::O_RDONLY | libc::O_DIRECTORY,
+    )?)
+    .sync_all()
+}
+
+/// Carries mode, owner, attributes and ACLs of one store file over to another. Times come last, with
+/// [`carry_times`]: writing moves them.
+pub fn carry_attributes(from: &File, to: &File) -> io::Result<()> {
+    let stat = sys::fstat(from)?;
+    let new = sys::fstat(to)?;
+    if (stat.uid, stat.gid) != (new.uid, new.gid) {
+        // Only root may give files away; an ordinary user's store holds no others'.
+        if let Err(e) = sys::chown(to, Some(stat.uid), Some(stat.gid))
+            && !is(&e, libc::EPERM)
+        {
+            return Err(e);
+        }
+    }
+    let names = match sys::listxattr(from.as_fd()) {
+        Err(e) if is(&e, libc::EOPNOTSUPP) => Vec::new(),
+        names => names?,
+    };
+    let mut value = vec![0; 64 * 1024];
+    for name in names
+        .split(|&b| b == 0)
+        .map(OsStr::from_bytes)
+        .filter(|n| !n.is_empty() && *n != HINT)
+    {
+        let n = sys::getxattr(from.as_fd(), name, &mut value)?;
+        match sys::setxattr(to.as_fd(), name, &value[..n], 0) {
+            // Labels that only root may set are set by the system's own policy on the new file.
+            Err(e) if is(&e, libc::EPERM) || is(&e, libc::EOPNOTSUPP) => {
+                log::debug!("attribute {} not carried over: {e}", name.display());
+            }
+            done => done?,
+        }
+    }
+    sys::chmod(to.as_fd(), stat.mode & 0o7777)
+}
+
+/// Carries access and modification time over.
+pub fn carry_times(from: &File, to: &File) -> io::Result<()> {
+    let stat = sys::fstat(from)?;
+    sys::utimens(to, SetTime::At(stat.atime), SetTime::At(stat.mtime))
+}
+
+/// A file on its way into the store.
+pub struct Temporary<'a> {
+    store: &'a Store,
+    name: Option<OsString>,
+    pub file: File,
+}
+
+impl Temporary<'_> {
+    /// Puts the file, which must be complete and synced, in a place: `rename` replaces atomically.
+    pub fn place(mut self, dir: BorrowedFd, stored: &OsStr) -> io::Result<File> {
+        if let Some(name) = &self.name {
+            sys::rename_at(self.store.tmp.as_fd(), name, dir, stored, 0)?;
+        }
+        self.name = None;
+        let file = self.file.try_clone()?;
+        self.store.unlock_file(&file);
+        Ok(file)
+    }
+
+    /// Keeps the file without a name: a session that was unlinked while open.
+    pub fn keep_unnamed(self) -> io::Result<File> {
+        let file = self.file.try_clone()?;
+        self.store.unlock_file(&file);
+        Ok(file)
+    }
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            let _ = sys::unlink_at(self.store.tmp.as_fd(), name);
+        }
+    }
+}
+
+/// File systems that other machines may write to.
+fn is_network(magic: u64) -> bool {
+    // NFS, SMB/CIFS, SMB2, FUSE, Ceph, AFS (two), 9P, Lustre, GPFS, OCFS2, GFS2, Coda.
+    const NETWORK: [u64; 13] = [
+        0x6969,
+        0xff53_4d42,
+        0xfe53_4d42,
+        0x6573_5546,
+        0x00c3_6400,
+        0x5346_414f,
+        0x6b41_4653,
+        0x0102_1997,
+        0x0bd0_0bd0,
+        0x4750_4653,
+        0x7461_636f,
+        0x0116_1970,
+        0x7375_7245,
+    ];
+    NETWORK.contains(&magic)
 }

@@ -1,0 +1,112 @@
+//! Which sessions were written to and wait for the background pass.
+//!
+//! An entry holds its node, so that the pass and the kernel share one state of the file. Noting a
+//! session that is noted already costs one lock and no wake-up.
+
+use crate::cache::lock;
+use crate::inodes::Inodes;
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+#[derive(Default)]
+struct State {
+    /// When each was last written to.
+    written: HashMap<u64, Instant>,
+    /// Everything is to be sealed, however recently written.
+    now: bool,
+    stop: bool,
+    /// Something happened that the pass has not looked at.
+    news: bool,
+}
+
+/// The waiting sessions, and the signal to the pass.
+#[derive(Clone, Default)]
+pub struct Dirty {
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+/// What the pass is woken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    Stop,
+    /// Seal everything now.
+    Everything,
+    /// Look at the sessions that wait.
+    Look,
+}
+
+impl Dirty {
+    /// A session was written to. The caller knows the node; it stays known until [`Dirty::done`].
+    pub fn note(&self, ino: u64, inodes: &Inodes) {
+        let mut state = lock(&self.state.0);
+        if state.written.insert(ino, Instant::now()).is_none() {
+            inodes.hold(ino);
+            state.news = true;
+            self.state.1.notify_all();
+        }
+    }
+
+    /// Seal everything now.
+    pub fn everything(&self) {
+        lock(&self.state.0).now = true;
+        self.state.1.notify_all();
+    }
+
+    pub fn stop(&self) {
+        lock(&self.state.0).stop = true;
+        self.state.1.notify_all();
+    }
+
+    pub fn stopping(&self) -> bool {
+        lock(&self.state.0).stop
+    }
+
+    /// Waits for something to do, without end if there is no `timeout`.
+    pub fn wait(&self, timeout: Option<Duration>) -> Wake {
+        let (mutex, wake) = &*self.state;
+        let mut state = lock(mutex);
+        let deadline = timeout.map(|t| Instant::now() + t);
+        loop {
+            if state.stop {
+                return Wake::Stop;
+            }
+            if std::mem::take(&mut state.now) {
+                return Wake::Everything;
+            }
+            if std::mem::take(&mut state.news) {
+                return Wake::Look;
+            }
+            state = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
+                Some(Duration::ZERO) => return Wake::Look,
+                Some(left) => {
+                    wake.wait_timeout(state, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+                None => wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// The waiting sessions and when each was last written to, the longest ago first.
+    pub fn waiting(&self) -> Vec<(u64, Instant)> {
+        let mut waiting: Vec<_> = lock(&self.state.0)
+            .written
+            .iter()
+            .map(|(&ino, &at)| (ino, at))
+            .collect();
+        waiting.sort_by_key(|(_, at)| *at);
+        waiting
+    }
+
+    /// A session needs nothing more, unless it was written to since `written`.
+    pub fn done(&self, ino: u64, written: Instant, inodes: &Inodes) {
+        let mut state = lock(&self.state.0);
+        if state.written.get(&ino) == Some(&written) {
+            state.written.remove(&ino);
+            drop(state);
+            inodes.forget(ino, 1);
+        }
+    }
+}

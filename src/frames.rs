@@ -1,0 +1,861 @@
+//! The store format: a session is a sequence of ordinary zstd frames (RFC 8878).
+//!
+//! `zstd -dc` reads every file this module writes, at every moment of its life. Three things are
+//! added to the frames, all in *skippable* frames that any zstd reader passes over:
+//!
+//! **Commit trailer**, 32 bytes after each appended frame, all numbers little-endian:
+//! ```text
+//! 0  u32  0x184D2A5C      skippable frame magic
+//! 4  u32  24              payload length
+//! 8  u64  logical size    decoded bytes of the file up to here
+//! 16 u64  sealed end      where the sealed part ends in the store file, 0 without one
+//! 24 u32  frame length    stored bytes of the frame directly before, 0 for none
+//! 28 u32  check           CRC-32 (IEEE) of bytes 0..28 and this trailer's offset as u64
+//! ```
+//! The last 32 bytes answer a stat; each trailer leads to the one before it. The offset is part of
+//! the check, so a trailer that `cat` or `dd` moved elsewhere is not believed. A trailer whose sealed
+//! end is its own end closes a session sealed in one frame.
+//!
+//! **Seek table**, at the end of a sealed session of several frames, in the zstd seekable format
+//! 0.1.0 without checksums (0x184D2A5E; u32 stored and u32 decoded size a frame; u32 count, u8 0,
+//! u32 0x8F92EAB1). It covers the file from offset 0, and is followed by appended frames later.
+//!
+//! **Sizes.** Frames sealed or folded hold at most [`FRAME_MAX`] = 8 MiB decoded bytes: 1.006 × the
+//! size of one whole frame on real sessions, and a tail read decodes at most that (about 7 ms).
+//! Appends use level 1: on one line the ratio of level 3 (2.64×) at 13 µs instead of 19.
+//!
+//! Foreign files (one frame as 0.3.0 wrote it, `zstd`, `cat a.zst b.zst`, no content size, no
+//! checksum) are read as they are, by walking block headers once.
+//!
+//! **Damage.** The index leaves a gap where frames cannot be found again; reading a gap gives EIO.
+//! Bytes after the last whole frame with nothing valid behind them are a *torn tail*: an append that
+//! was never acknowledged.
+
+use crate::sys::errno;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use zstd::zstd_safe::{CCtx, CParameter, DCtx, InBuffer, OutBuffer, ResetDirective};
+
+/// Decoded bytes a folded or sealed frame holds at most.
+pub const FRAME_MAX: u64 = 8 << 20;
+/// Stored bytes of a commit trailer.
+pub const TRAILER: u64 = 32;
+/// Level of an appended frame.
+pub const LEVEL_APPEND: i32 = 1;
+/// Level of a fold: 90–98 % of level 19's ratio for a thirtieth of its time.
+pub const LEVEL_FOLD: i32 = 9;
+/// Level of a seal.
+pub const LEVEL_SEAL: i32 = 19;
+
+const MAGIC_FRAME: u32 = 0xFD2F_B528;
+const MAGIC_SKIPPABLE: u32 = 0x184D_2A50;
+const MAGIC_TRAILER: u32 = 0x184D_2A5C;
+const MAGIC_TABLE: u32 = 0x184D_2A5E;
+const MAGIC_TABLE_FOOTER: u32 = 0x8F92_EAB1;
+const TABLE_FOOTER: u64 = 9;
+/// `zstd` itself refuses larger windows without being told; so do we (bounded memory).
+const WINDOW_LOG_MAX: u32 = 27;
+const IO_CHUNK: usize = 128 << 10;
+
+/// CRC-32 as in zlib and PNG.
+fn crc32(parts: &[&[u8]]) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0u32; 256];
+        let mut i = 0;
+        while i < 256 {
+            let (mut value, mut bit) = (i as u32, 0);
+            while bit < 8 {
+                value = if value & 1 == 1 {
+                    0xEDB8_8320 ^ (value >> 1)
+                } else {
+                    value >> 1
+                };
+                bit += 1;
+            }
+            table[i] = value;
+            i += 1;
+        }
+        table
+    };
+    let crc = parts
+        .iter()
+        .flat_map(|part| part.iter())
+        .fold(!0, |crc: u32, &byte| {
+            TABLE[((crc ^ u32::from(byte)) & 0xff) as usize] ^ (crc >> 8)
+        });
+    !crc
+}
+
+fn le32(bytes: &[u8]) -> u32 {
+    bytes
+        .iter()
+        .take(4)
+        .rev()
+        .fold(0, |value, &byte| value << 8 | u32::from(byte))
+}
+
+fn le64(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .take(8)
+        .rev()
+        .fold(0, |value, &byte| value << 8 | u64::from(byte))
+}
+
+/// EIO that says where; it reaches the log, the errno reaches the caller.
+pub fn damaged(at: u64, what: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("damaged at offset {at}: {what}"),
+    )
+}
+
+/// The record that commits an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trailer {
+    pub logical: u64,
+    pub sealed_end: u64,
+    pub frame_len: u32,
+}
+
+impl Trailer {
+    /// The bytes of a trailer that will stand at offset `at`.
+    pub fn encode(&self, at: u64) -> [u8; TRAILER as usize] {
+        let mut bytes = [0; TRAILER as usize];
+        bytes[0..4].copy_from_slice(&MAGIC_TRAILER.to_le_bytes());
+        bytes[4..8].copy_from_slice(&(TRAILER as u32 - 8).to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.logical.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.sealed_end.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.frame_len.to_le_bytes());
+        let check = crc32(&[&bytes[..28], &at.to_le_bytes()]);
+        bytes[28..].copy_from_slice(&check.to_le_bytes());
+        bytes
+    }
+
+    /// The trailer these bytes are, if they stood at offset `at` when they were written.
+    pub fn decode(bytes: &[u8], at: u64) -> Option<Trailer> {
+        let header = bytes.len() == TRAILER as usize
+            && le32(bytes) == MAGIC_TRAILER
+            && le32(&bytes[4..]) == TRAILER as u32 - 8;
+        if !header || le32(&bytes[28..]) != crc32(&[&bytes[..28], &at.to_le_bytes()]) {
+            return None;
+        }
+        let trailer = Trailer {
+            logical: le64(&bytes[8..]),
+            sealed_end: le64(&bytes[16..]),
+            frame_len: le32(&bytes[24..]),
+        };
+        let possible = u64::from(trailer.frame_len) <= at && trailer.sealed_end <= at + TRAILER;
+        possible.then_some(trailer)
+    }
+
+    /// The trailer that ends at offset `end`.
+    fn ending_at(file: &File, end: u64) -> io::Result<Option<Trailer>> {
+        let Some(at) = end.checked_sub(TRAILER) else {
+            return Ok(None);
+        };
+        let mut bytes = [0; TRAILER as usize];
+        file.read_exact_at(&mut bytes, at)?;
+        Ok(Trailer::decode(&bytes, at))
+    }
+}
+
+/// A zstd frame: where it is stored and which decoded bytes it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Offset in the store file.
+    pub at: u64,
+    /// Stored length.
+    pub len: u64,
+    /// First decoded byte's offset in the session.
+    pub start: u64,
+    /// Decoded length.
+    pub size: u64,
+}
+
+impl Frame {
+    pub fn end(&self) -> u64 {
+        self.start + self.size
+    }
+}
+
+/// What a stat and an append need to know: the ends, without the frames between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Ends {
+    /// The session's size.
+    pub logical: u64,
+    /// Where valid data ends in the store file, and where the next frame goes.
+    pub stored: u64,
+    /// Where the sealed part ends, 0 without one.
+    pub sealed: u64,
+}
+
+impl Ends {
+    /// Nothing has been appended since the last seal.
+    pub fn is_sealed(&self) -> bool {
+        self.stored == self.sealed
+    }
+}
+
+/// Where everything is in a store file.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    /// In order; a gap in the decoded offsets is damage.
+    pub frames: Vec<Frame>,
+    pub ends: Ends,
+    /// Bytes after `ends.stored`: a torn append.
+    pub torn: u64,
+    /// Not written by us alone: found by walking, not by trailers and seek table.
+    pub foreign: bool,
+    /// Some frame does not say what it holds and had to be decoded to know.
+    pub unsized_frames: bool,
+    /// Offset in the store file where frames were lost.
+    pub lost_at: Option<u64>,
+}
+
+impl Index {
+    /// The frames that hold decoded bytes `from..to`.
+    pub fn covering(&self, from: u64, to: u64) -> &[Frame] {
+        let first = self.frames.partition_point(|f| f.end() <= from);
+        let count = self.frames[first..].partition_point(|f| f.start < to);
+        &self.frames[first..first + count]
+    }
+
+    /// Notes a frame appended with its trailer.
+    pub fn push(&mut self, len: u64, size: u64) {
+        self.frames.push(Frame {
+            at: self.ends.stored,
+            len,
+            start: self.ends.logical,
+            size,
+        });
+        self.ends.logical += size;
+        self.ends.stored += len + TRAILER;
+    }
+}
+
+/// The ends of a store file of this size from its last bytes alone; `None` when they do not tell
+/// (a foreign file or a torn tail), and [`index`] must look.
+pub fn ends(file: &File, size: u64) -> io::Result<Option<Ends>> {
+    if size == 0 {
+        return Ok(Some(Ends::default()));
+    }
+    if let Some(t) = Trailer::ending_at(file, size)? {
+        return Ok(Some(Ends {
+            logical: t.logical,
+            stored: size,
+            sealed: t.sealed_end,
+        }));
+    }
+    let table = seek_table(file, size)?;
+    Ok(table.map(|frames| Ends {
+        logical: frames.last().map_or(0, Frame::end),
+        stored: size,
+        sealed: size,
+    }))
+}
+
+/// The frames of the seek table that ends at offset `end`, if there is one and it fits the file.
+fn seek_table(file: &File, end: u64) -> io::Result<Option<Vec<Frame>>> {
+    if end < TABLE_FOOTER + 8 {
+        return Ok(None);
+    }
+    let mut footer = [0; TABLE_FOOTER as usize];
+    file.read_exact_at(&mut footer, end - TABLE_FOOTER)?;
+    // A descriptor other than 0 means checksums or reserved bits: such a table is not ours.
+    if le32(&footer[5..]) != MAGIC_TABLE_FOOTER || footer[4] != 0 {
+        return Ok(None);
+    }
+    let payload = u64::from(le32(&footer)) * 8 + TABLE_FOOTER;
+    let Some(at) = end.checked_sub(payload + 8) else {
+        return Ok(None);
+    };
+    let mut bytes = vec![0; payload as usize + 8];
+    file.read_exact_at(&mut bytes, at)?;
+    if le32(&bytes) != MAGIC_TABLE || u64::from(le32(&bytes[4..])) != payload {
+        return Ok(None);
+    }
+    let (mut stored, mut start) = (0, 0);
+    let frames: Vec<Frame> = bytes[8..bytes.len() - TABLE_FOOTER as usize]
+        .chunks_exact(8)
+        .map(|entry| {
+            let frame = Frame {
+                at: stored,
+                len: le32(entry).into(),
+                start,
+                size: le32(&entry[4..]).into(),
+            };
+            (stored, start) = (frame.at + frame.len, frame.end());
+            frame
+        })
+        .collect();
+    Ok((stored == at).then_some(frames))
+}
+
+/// The bytes of a seek table for these frames, which must cover the file from offset 0 without gap.
+pub fn encode_seek_table(frames: &[Frame]) -> io::Result<Vec<u8>> {
+    let too_big = || io::Error::new(io::ErrorKind::InvalidInput, "too large for a seek table");
+    let count = u32::try_from(frames.len()).map_err(|_| too_big())?;
+    let payload = u32::try_from(frames.len() as u64 * 8 + TABLE_FOOTER).map_err(|_| too_big())?;
+    let mut bytes = Vec::with_capacity(payload as usize + 8);
+    bytes.extend(MAGIC_TABLE.to_le_bytes());
+    bytes.extend(payload.to_le_bytes());
+    for frame in frames {
+        bytes.extend(
+            u32::try_from(frame.len)
+                .map_err(|_| too_big())?
+                .to_le_bytes(),
+        );
+        bytes.extend(
+            u32::try_from(frame.size)
+                .map_err(|_| too_big())?
+                .to_le_bytes(),
+        );
+    }
+    bytes.extend(count.to_le_bytes());
+    bytes.push(0);
+    bytes.extend(MAGIC_TABLE_FOOTER.to_le_bytes());
+    Ok(bytes)
+}
+
+/// The whole index of a store file: by trailers and seek table where they are, else by walking.
+pub fn index(file: &File, size: u64) -> io::Result<Index> {
+    match ends(file, size)? {
+        Some(ends) => chained(file, ends),
+        None => Walk::new(file, size).run(0),
+    }
+}
+
+/// Follows the trailers back from the end to what lies before the first of them.
+fn chained(file: &File, ends: Ends) -> io::Result<Index> {
+    let mut appended: Vec<(Frame, u64)> = Vec::new();
+    let mut tail = Backward::new(file);
+    let mut pos = ends.stored;
+    while let Some(trailer) = tail.trailer_ending_at(pos)? {
+        let len = u64::from(trailer.frame_len);
+        pos -= TRAILER + len;
+        if len > 0 {
+            appended.push((
+                Frame {
+                    at: pos,
+                    len,
+                    start: 0,
+                    size: 0,
+                },
+                trailer.logical,
+            ));
+        }
+        if pos == 0 {
+            break;
+        }
+    }
+    let mut index = if pos == 0 {
+        Index::default()
+    } else if let Some(frames) = seek_table(file, pos)? {
+        Index {
+            ends: Ends {
+                logical: frames.last().map_or(0, Frame::end),
+                ..Ends::default()
+            },
+            frames,
+            ..Index::default()
+        }
+    } else {
+        Walk::new(file, pos).run(0)?
+    };
+    for (mut frame, logical_end) in appended.into_iter().rev() {
+        let known = index.ends.logical;
+        if index.lost_at.is_some() || index.torn > 0 {
+            // What is before is damaged, so only the frame itself can say how much it holds.
+            index.lost_at.get_or_insert(index.ends.stored);
+            index.torn = 0;
+            let size = header(file, frame.at)?.and_then(|h| h.content).unwrap_or(0);
+            frame.start = logical_end.saturating_sub(size).max(known);
+            frame.size = logical_end.saturating_sub(frame.start);
+        } else {
+            frame.start = known;
+            frame.size = logical_end
+                .checked_sub(known)
+                .ok_or_else(|| damaged(frame.at, "sizes run backwards"))?;
+        }
+        index.ends.logical = logical_end;
+        index.frames.push(frame);
+    }
+    index.ends = ends;
+    Ok(index)
+}
+
+/// Reads trailers back to front, many to one `pread`.
+struct Backward<'a> {
+    file: &'a File,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Backward<'a> {
+    fn new(file: &'a File) -> Self {
+        Backward {
+            file,
+            at: 0,
+            bytes: Vec::new(),
+        }
+    }
+
+    fn trailer_ending_at(&mut self, end: u64) -> io::Result<Option<Trailer>> {
+        let Some(at) = end.checked_sub(TRAILER) else {
+            return Ok(None);
+        };
+        if at < self.at || end > self.at + self.bytes.len() as u64 {
+            self.at = end.saturating_sub(IO_CHUNK as u64 / 2);
+            self.bytes.resize((end - self.at) as usize, 0);
+            self.file.read_exact_at(&mut self.bytes, self.at)?;
+        }
+        let from = (at - self.at) as usize;
+        Ok(Trailer::decode(
+            &self.bytes[from..from + TRAILER as usize],
+            at,
+        ))
+    }
+}
+
+/// A frame header (RFC 8878, 3.1.1.1).
+struct Header {
+    len: u64,
+    content: Option<u64>,
+    checksum: bool,
+}
+
+fn header(file: &File, at: u64) -> io::Result<Option<Header>> {
+    let mut bytes = [0; 18];
+    let n = read_up_to(file, &mut bytes, at)?;
+    Ok(parse_header(&bytes[..n]))
+}
+
+fn parse_header(bytes: &[u8]) -> Option<Header> {
+    if bytes.len() < 5 || le32(bytes) != MAGIC_FRAME {
+        return None;
+    }
+    let descriptor = bytes[4];
+    let single_segment = descriptor & 0x20 != 0;
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let content = match descriptor >> 6 {
+        0 => usize::from(single_segment),
+        1 => 2,
+        2 => 4,
+        _ => 8,
+    };
+    let at = 5 + usize::from(!single_segment) + dictionary;
+    let value = bytes.get(at..at + content)?;
+    let reserved = descriptor & 0x08 != 0;
+    (!reserved).then(|| Header {
+        len: (at + content) as u64,
+        // Two-byte sizes are stored less 256.
+        content: (content > 0).then(|| le64(value) + if content == 2 { 256 } else { 0 }),
+        checksum: descriptor & 0x04 != 0,
+    })
+}
+
+fn read_up_to(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], at + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// The forward walk over frame and block headers, for what trailers and tables do not describe.
+struct Walk<'a> {
+    file: &'a File,
+    size: u64,
+    window_at: u64,
+    window: Vec<u8>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(file: &'a File, size: u64) -> Self {
+        Walk {
+            file,
+            size,
+            window_at: 0,
+            window: Vec::new(),
+        }
+    }
+
+    /// Up to `n` (≤ 64) bytes at `at`; fewer at the end of the file.
+    fn peek(&mut self, at: u64, n: usize) -> io::Result<&[u8]> {
+        let n = n.min(self.size.saturating_sub(at) as usize);
+        if at < self.window_at || at + n as u64 > self.window_at + self.window.len() as u64 {
+            self.window
+                .resize(4096.min(self.size.saturating_sub(at) as usize), 0);
+            let got = read_up_to(self.file, &mut self.window, at)?;
+            self.window.truncate(got);
+            self.window_at = at;
+        }
+        let from = (at - self.window_at) as usize;
+        Ok(&self.window[from..(from + n).min(self.window.len())])
+    }
+
+    fn run(mut self, from: u64) -> io::Result<Index> {
+        let mut index = Index {
+            foreign: true,
+            ..Index::default()
+        };
+        let (mut pos, mut logical) = (from, 0);
+        let mut uncommitted = 0;
+        let mut committed = false;
+        while pos < self.size {
+            if let Some(end) = self.skippable_end(pos)? {
+                if let Some(t) = self.trailer_at(pos)? {
+                    (committed, uncommitted) = (true, index.frames.len());
+                    logical = logical.max(t.logical);
+                    index.ends.sealed = t.sealed_end;
+                } else if seek_table(self.file, end)?.is_some() {
+                    index.ends.sealed = end;
+                }
+                pos = end;
+            } else if let Some((end, content)) = self.frame_end(pos)? {
+                let mut frame = Frame {
+                    at: pos,
+                    len: end - pos,
+                    start: logical,
+                    size: content.unwrap_or(0),
+                };
+                if content.is_none() {
+                    index.unsized_frames = true;
+                    frame.size = count(self.file, &frame).unwrap_or(0);
+                }
+                logical = frame
+                    .start
+                    .checked_add(frame.size)
+                    .ok_or_else(|| damaged(pos, "impossible size"))?;
+                index.frames.push(frame);
+                pos = end;
+            } else if let Some((at, start)) = self.resume(pos, logical)? {
+                index.lost_at.get_or_insert(pos);
+                (pos, logical) = (at, start.max(logical));
+            } else {
+                break;
+            }
+        }
+        index.torn = self.size - pos;
+        // Our own whole frames without a trailer came from an append that was cut short: they count
+        // only if their bytes are really there.
+        if committed {
+            let sound = index.frames[uncommitted..]
+                .iter()
+                .take_while(|f| verify(self.file, f).is_ok())
+                .count();
+            if let Some(bad) = index.frames.get(uncommitted + sound) {
+                (index.torn, pos, logical) = (self.size - bad.at, bad.at, bad.start);
+                index.frames.truncate(uncommitted + sound);
+            }
+        }
+        index.ends = Ends {
+            logical,
+            stored: pos,
+            sealed: index.ends.sealed,
+        };
+        Ok(index)
+    }
+
+    fn skippable_end(&mut self, at: u64) -> io::Result<Option<u64>> {
+        let bytes = self.peek(at, 8)?;
+        if bytes.len() < 8 || le32(bytes) & 0xFFFF_FFF0 != MAGIC_SKIPPABLE {
+            return Ok(None);
+        }
+        let end = at + 8 + u64::from(le32(&bytes[4..]));
+        Ok((end <= self.size).then_some(end))
+    }
+
+    fn trailer_at(&mut self, at: u64) -> io::Result<Option<Trailer>> {
+        Ok(Trailer::decode(self.peek(at, TRAILER as usize)?, at))
+    }
+
+    /// Where the frame at `at` ends and what it says it holds; `None` unless it is whole.
+    fn frame_end(&mut self, at: u64) -> io::Result<Option<(u64, Option<u64>)>> {
+        let Some(header) = parse_header(self.peek(at, 18)?) else {
+            return Ok(None);
+        };
+        let mut pos = at + header.len;
+        loop {
+            let bytes = self.peek(pos, 3)?;
+            if bytes.len() < 3 {
+                return Ok(None);
+            }
+            let block = le32(&[bytes[0], bytes[1], bytes[2], 0]);
+            let stored = match block >> 1 & 3 {
+                1 => 1,
+                3 => return Ok(None),
+                _ => u64::from(block >> 3),
+            };
+            pos += 3 + stored;
+            if block & 1 == 1 {
+                break;
+            }
+        }
+        pos += if header.checksum { 4 } else { 0 };
+        Ok((pos <= self.size).then_some((pos, header.content)))
+    }
+
+    /// After damage at `pos`: the next place where valid data stands, and the decoded offset there.
+    fn resume(&mut self, pos: u64, logical: u64) -> io::Result<Option<(u64, u64)>> {
+        let gap = parse_header(self.peek(pos, 18)?)
+            .and_then(|h| h.content)
+            .unwrap_or(0);
+        let mut chunk = vec![0; IO_CHUNK];
+        let mut at = pos + 1;
+        while at < self.size {
+            let n = read_up_to(self.file, &mut chunk, at)?;
+            for i in 0..n.saturating_sub(3) {
+                let here = at + i as u64;
+                match le32(&chunk[i..]) {
+                    MAGIC_TRAILER => {
+                        if let Some(t) = self.trailer_at(here)? {
+                            return Ok(Some((here, t.logical)));
+                        }
+                    }
+                    MAGIC_FRAME if self.frame_end(here)?.is_some() => {
+                        return Ok(Some((here, logical.saturating_add(gap))));
+                    }
+                    _ => {}
+                }
+            }
+            if n <= 3 {
+                break;
+            }
+            at += n as u64 - 3;
+        }
+        Ok(None)
+    }
+}
+
+/// Compresses into frames; keeps its memory between calls.
+pub struct Encoder {
+    context: CCtx<'static>,
+    out: Vec<u8>,
+}
+
+impl Encoder {
+    pub fn new(level: i32) -> io::Result<Encoder> {
+        let mut context = CCtx::try_create().ok_or_else(|| errno(libc::ENOMEM))?;
+        for parameter in [
+            CParameter::CompressionLevel(level),
+            CParameter::ChecksumFlag(true),
+        ] {
+            context.set_parameter(parameter).map_err(zstd_error)?;
+        }
+        Ok(Encoder {
+            context,
+            out: Vec::new(),
+        })
+    }
+
+    /// One frame with content size and checksum.
+    pub fn encode(&mut self, data: &[u8]) -> io::Result<&[u8]> {
+        self.out.clear();
+        self.out
+            .reserve(zstd::zstd_safe::compress_bound(data.len()));
+        self.context
+            .compress2(&mut self.out, data)
+            .map_err(zstd_error)?;
+        Ok(&self.out)
+    }
+}
+
+fn zstd_error(code: usize) -> io::Error {
+    io::Error::other(zstd::zstd_safe::get_error_name(code))
+}
+
+/// Decodes one frame, a piece at a time.
+pub struct Decoder {
+    context: DCtx<'static>,
+    chunk: Vec<u8>,
+    used: usize,
+    at: u64,
+    end: u64,
+    finished: bool,
+}
+
+impl Decoder {
+    pub fn new(frame: &Frame) -> io::Result<Decoder> {
+        let mut context = DCtx::try_create().ok_or_else(|| errno(libc::ENOMEM))?;
+        context
+            .set_parameter(zstd::zstd_safe::DParameter::WindowLogMax(WINDOW_LOG_MAX))
+            .map_err(zstd_error)?;
+        Ok(Decoder {
+            context,
+            chunk: Vec::new(),
+            used: 0,
+            at: frame.at,
+            end: frame.at + frame.len,
+            finished: false,
+        })
+    }
+
+    /// Starts over on another frame with the same memory.
+    pub fn restart(&mut self, frame: &Frame) -> io::Result<()> {
+        self.context
+            .reset(ResetDirective::SessionOnly)
+            .map_err(zstd_error)?;
+        self.chunk.clear();
+        (self.used, self.at, self.end, self.finished) = (0, frame.at, frame.at + frame.len, false);
+        Ok(())
+    }
+
+    /// Appends up to `room` decoded bytes to `out`; 0 at the end of the frame.
+    pub fn read(&mut self, file: &File, out: &mut Vec<u8>, room: usize) -> io::Result<usize> {
+        let before = out.len();
+        // Filled once, so that the target is a slice of exactly the room: no more than asked is decoded.
+        out.resize(before + room, 0);
+        let mut filled = before;
+        let result = self.fill(file, out, &mut filled);
+        out.truncate(filled);
+        result?;
+        Ok(filled - before)
+    }
+
+    fn fill(&mut self, file: &File, out: &mut [u8], filled: &mut usize) -> io::Result<()> {
+        while !self.finished && *filled < out.len() {
+            if self.used == self.chunk.len() && self.at < self.end {
+                self.chunk
+                    .resize(IO_CHUNK.min((self.end - self.at) as usize), 0);
+                file.read_exact_at(&mut self.chunk, self.at)?;
+                self.at += self.chunk.len() as u64;
+                self.used = 0;
+            }
+            let mut input = InBuffer::around(&self.chunk[self.used..]);
+            let mut output = OutBuffer::around(&mut out[*filled..]);
+            let result = self.context.decompress_stream(&mut output, &mut input);
+            let (produced, consumed) = (output.pos(), input.pos());
+            *filled += produced;
+            self.used += consumed;
+            let hint =
+                result.map_err(|code| damaged(self.at, zstd::zstd_safe::get_error_name(code)))?;
+            self.finished = hint == 0;
+            if !self.finished && produced == 0 && consumed == 0 && self.at == self.end {
+                return Err(damaged(self.end, "frame ends early"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Decodes a whole frame of known size in one go; for small ones.
+pub struct SmallDecoder {
+    context: DCtx<'static>,
+    out: Vec<u8>,
+}
+
+impl SmallDecoder {
+    pub fn new() -> io::Result<SmallDecoder> {
+        Ok(SmallDecoder {
+            context: DCtx::try_create().ok_or_else(|| errno(libc::ENOMEM))?,
+            out: Vec::new(),
+        })
+    }
+
+    /// The decoded bytes of `stored`, which is `frame`'s stored form.
+    pub fn decode(&mut self, frame: &Frame, stored: &[u8]) -> io::Result<&[u8]> {
+        self.out.clear();
+        self.out.reserve(frame.size as usize);
+        let result = self.context.decompress(&mut self.out, stored);
+        result.map_err(|code| damaged(frame.at, zstd::zstd_safe::get_error_name(code)))?;
+        if self.out.len() as u64 != frame.size {
+            return Err(damaged(
+                frame.at,
+                "frame holds another size than the index says",
+            ));
+        }
+        Ok(&self.out)
+    }
+}
+
+/// Decodes a frame through, throwing the bytes away; returns how many there were.
+pub fn count(file: &File, frame: &Frame) -> io::Result<u64> {
+    let (mut decoder, mut out, mut total) = (Decoder::new(frame)?, Vec::new(), 0);
+    loop {
+        out.clear();
+        match decoder.read(file, &mut out, IO_CHUNK)? {
+            0 => return Ok(total),
+            n => total += n as u64,
+        }
+    }
+}
+
+/// Decodes a frame through and compares its size with the index's.
+pub fn verify(file: &File, frame: &Frame) -> io::Result<()> {
+    if count(file, frame)? != frame.size {
+        return Err(damaged(frame.at, "frame holds another size than it says"));
+    }
+    Ok(())
+}
+
+/// Reads a session's decoded bytes from front to back; a gap is an error.
+pub struct Stream<'a> {
+    file: &'a File,
+    index: &'a Index,
+    next: usize,
+    pos: u64,
+    decoder: Option<Decoder>,
+}
+
+impl<'a> Stream<'a> {
+    /// From decoded offset `from`, which must be a frame's start or the end.
+    pub fn new(file: &'a File, index: &'a Index, from: u64) -> Stream<'a> {
+        let next = index.frames.partition_point(|f| f.start < from);
+        Stream {
+            file,
+            index,
+            next,
+            pos: from,
+            decoder: None,
+        }
+    }
+
+    /// Appends up to `room` decoded bytes to `out`; fewer only at the end of the session.
+    pub fn read(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<usize> {
+        let before = out.len();
+        while out.len() - before < room {
+            let Some(frame) = self.index.frames.get(self.next) else {
+                if self.pos != self.index.ends.logical {
+                    return Err(damaged(self.index.ends.stored, "frames are missing"));
+                }
+                break;
+            };
+            let done = self.pos.wrapping_sub(frame.start);
+            if done == 0 {
+                match &mut self.decoder {
+                    Some(decoder) => decoder.restart(frame)?,
+                    none => *none = Some(Decoder::new(frame)?),
+                }
+            } else if done > frame.size {
+                return Err(damaged(frame.at, "frames are missing before"));
+            }
+            let Some(decoder) = &mut self.decoder else {
+                return Err(damaged(frame.at, "not at a frame's start"));
+            };
+            let n = decoder.read(self.file, out, room - (out.len() - before))? as u64;
+            self.pos += n;
+            if n == 0 {
+                if self.pos != frame.end() {
+                    return Err(damaged(
+                        frame.at,
+                        "frame holds another size than the index says",
+                    ));
+                }
+                self.next += 1;
+            } else if self.pos > frame.end() {
+                return Err(damaged(frame.at, "frame holds more than the index says"));
+            } else if self.pos == frame.end() && decoder.finished {
+                self.next += 1;
+            }
+        }
+        Ok(out.len() - before)
+    }
+}

@@ -1,0 +1,492 @@
+//! The background pass: one thread, one file at a time, at the lowest CPU and I/O priority.
+//!
+//! *Fold*: the tail of small frames of a session in use has grown past max([`FOLD_MIN`], a quarter of
+//! the file): it is encoded again at level 9. Not earlier, because a rewrite copies the file.
+//! *Seal*: a session has been quiet for `seal_after`: all of it that is not in full sealed frames is
+//! encoded at level 19. A sealed session that got a few lines waits until the copy is worth it
+//! ([`Pass::worth_sealing`]). One pass does both; they differ in trigger, level and what they keep.
+//!
+//! Nothing is replaced before the new file has been decoded, compared byte for byte with the old one
+//! and synced. The session's lock is held only for the last step; what is appended meanwhile is
+//! carried over first in rounds. If anything else happens to the session, the new file is thrown
+//! away. A kill at any instant leaves the old file, or the new one, and perhaps a file in
+//! `.cellar/tmp` that the next start sweeps away.
+//!
+//! After a start, a walk over the store that reads only file ends finds what was left unsealed: raw
+//! sessions (after an install there may be gigabytes of them) are folded first, all of them, oldest
+//! first, and sealed afterwards. With nothing waiting the thread sleeps without a timeout.
+
+use crate::dirty::{Dirty, Wake};
+use crate::frames::{Encoder, Ends, FRAME_MAX, Frame, LEVEL_FOLD, LEVEL_SEAL};
+use crate::rewrite::Builder;
+use crate::session::{Session, Snapshot, Where, finish};
+use crate::store::{Form, Hint, Place, is_reserved, is_session, visible_name};
+use crate::survey::look;
+use crate::sys::{self, Stat};
+use crate::tree::Tree;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Stored bytes of small frames that are not folded yet.
+pub const FOLD_MIN: u64 = 1 << 20;
+/// A frame that decodes to more than this came from a fold or seal: one write gives at most this.
+const SMALL: u64 = 1 << 20;
+/// An active session is folded in a pause of this length.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Decoded frames nobody has read for this long are dropped.
+const CACHE_IDLE: Duration = Duration::from_secs(30);
+/// Bytes appended during a pass that may be left to the last step.
+const CARRY_LAST: u64 = 64 << 10;
+/// A session that could not be sealed (no space, damage) is tried again after this.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// How far a pass goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Depth {
+    Fold,
+    Seal,
+}
+
+/// The handle to the background thread.
+#[derive(Clone)]
+pub struct Sealer {
+    tree: Arc<Tree>,
+    seal_after: Duration,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl Sealer {
+    pub fn new(tree: Arc<Tree>, seal_after: Duration) -> Sealer {
+        Sealer {
+            tree,
+            seal_after,
+            thread: Arc::default(),
+        }
+    }
+
+    /// Starts the thread; to be called by the process that serves the mount, after any fork.
+    pub fn start(&self) {
+        let pass = Pass {
+            tree: self.tree.clone(),
+            dirty: self.tree.dirty.clone(),
+            seal_after: self.seal_after,
+        };
+        match std::thread::Builder::new()
+            .name("cellar-seal".into())
+            .spawn(move || pass.run())
+        {
+            Ok(thread) => *crate::cache::lock(&self.thread) = Some(thread),
+            Err(e) => log::error!("no thread for sealing: {e}; sessions stay as they were written"),
+        }
+    }
+
+    /// Seals everything now, however recently written.
+    pub fn seal_now(&self) {
+        self.tree.dirty.everything();
+    }
+
+    /// Ends the thread at its next step. What it had half done is thrown away.
+    pub fn stop(&self) {
+        self.tree.dirty.stop();
+        // A step may be one level-19 frame, seconds long: it is not waited for. Its unfinished file
+        // is in `tmp` and nothing depends on it.
+        drop(crate::cache::lock(&self.thread).take());
+    }
+}
+
+struct Pass {
+    tree: Arc<Tree>,
+    dirty: Dirty,
+    seal_after: Duration,
+}
+
+impl Pass {
+    fn run(&self) {
+        sys::lowest_priority();
+        if let Err(e) = self.tree.shared.store.sweep() {
+            log::warn!("clearing .cellar/tmp: {e}");
+        }
+        self.backlog();
+        let mut cache_uses = 0;
+        loop {
+            let (worked, next) = self.look(false);
+            if worked {
+                self.tree.shared.release_memory();
+            }
+            let uses = self.tree.shared.cache.uses();
+            let cache_idle = (uses != cache_uses).then_some(CACHE_IDLE);
+            let timeout = [next, cache_idle].into_iter().flatten().min();
+            match self.dirty.wait(timeout) {
+                Wake::Stop => return,
+                Wake::Everything => {
+                    self.backlog_now();
+                    self.look(true);
+                    self.tree.shared.release_memory();
+                    log::info!("sealed everything");
+                }
+                Wake::Look => {}
+            }
+            if uses == self.tree.shared.cache.uses() && uses != cache_uses {
+                self.tree.shared.release_memory();
+            }
+            cache_uses = uses;
+        }
+    }
+
+    /// Goes through the waiting sessions. Returns whether there was work and when to look again.
+    fn look(&self, everything: bool) -> (bool, Option<Duration>) {
+        let pause = PAUSE.min(self.seal_after);
+        let mut worked = false;
+        for (ino, written) in self.dirty.waiting() {
+            let quiet = written.elapsed();
+            let depth = match () {
+                () if everything || quiet >= self.seal_after => Depth::Seal,
+                () if quiet >= pause => Depth::Fold,
+                () => continue,
+            };
+            let finished = match self.visit(ino, depth, everything) {
+                Ok(done) => {
+                    worked |= done;
+                    depth == Depth::Seal
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => return (true, None),
+                Err(e) => {
+                    let place = self
+                        .tree
+                        .inodes
+                        .place(ino)
+                        .map(|p| p.path())
+                        .unwrap_or_default();
+                    log::warn!("{}: not sealed: {e}", place.display());
+                    !matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+                }
+            };
+            if finished {
+                self.dirty.done(ino, written, &self.tree.inodes);
+            }
+        }
+        let due = |written: Instant| {
+            let quiet = written.elapsed();
+            let next = [pause, self.seal_after].into_iter().find(|at| quiet < *at);
+            next.map_or(RETRY, |at| at - quiet)
+        };
+        (
+            worked,
+            self.dirty
+                .waiting()
+                .into_iter()
+                .map(|(_, written)| due(written))
+                .min(),
+        )
+    }
+
+    /// Folds or seals one session if that is due. Returns whether it was.
+    fn visit(&self, ino: u64, depth: Depth, always: bool) -> io::Result<bool> {
+        let node = self.tree.inodes.get(ino)?;
+        let (Some(place), Some(session)) = (self.tree.inodes.place(ino), &node.session) else {
+            return Ok(false);
+        };
+        if !self.tree.shared.store.compresses(&place) {
+            return Ok(false);
+        }
+        // A session that gets another name meanwhile is left alone: its new name is noted anew.
+        let at = || self.tree.inodes.place(ino).filter(|p| *p == place);
+        self.settle(session, &at)?;
+        let Some(mut snapshot) = session.snapshot(&at)? else {
+            return Ok(false);
+        };
+        let due = match (depth, snapshot.body.form) {
+            (Depth::Seal, _) => worth_sealing(&snapshot, always),
+            (Depth::Fold, Form::Packed) => worth_folding(&snapshot),
+            // A raw session in use may be overwritten again at once; one of a backlog is not in use.
+            (Depth::Fold, Form::Raw) => always,
+        };
+        if !due {
+            if depth == Depth::Seal && !snapshot.index.ends.is_sealed() && snapshot.is_intact() {
+                // As good as sealed: nobody needs to look again.
+                let ends = snapshot.index.ends;
+                Hint {
+                    sealed: ends.stored,
+                    ..Hint::from(ends)
+                }
+                .set(snapshot.body.file.as_fd());
+            }
+            return Ok(false);
+        }
+        // The compressor needs the memory more than readers of other sessions.
+        self.tree.shared.cache.clear();
+        let started = Instant::now();
+        let temporary = self.tree.shared.store.temporary()?;
+        let mut builder = Builder::new(&temporary.file);
+        let stop = || self.dirty.stopping();
+        self.build(&mut builder, &snapshot, depth, &stop)?;
+        if !builder.holds(snapshot.content())? {
+            return Err(io::Error::other(
+                "the compressed copy does not decode to the session",
+            ));
+        }
+        finish(&snapshot.body.file, &temporary.file, &builder.ends())?;
+        let mut built = builder.ends();
+        loop {
+            let known = snapshot.index.frames.len();
+            let before = snapshot.index.ends.stored;
+            if stop() || !session.catch_up(&at, &mut snapshot)? {
+                return Ok(false);
+            }
+            if snapshot.index.frames.len() > known {
+                let mut builder = Builder::resume(&temporary.file, built);
+                builder.carry(&snapshot.body.file, &snapshot.index.frames[known..])?;
+                built = builder.ends();
+                finish(&snapshot.body.file, &temporary.file, &built)?;
+            }
+            if snapshot.index.ends.stored - before <= CARRY_LAST {
+                break;
+            }
+        }
+        let old = snapshot.stat.size;
+        if !session.replace(&at, &snapshot, temporary, built)? {
+            return Ok(false);
+        }
+        log::info!(
+            "{}: {depth:?} {} bytes, stored {old} -> {} in {:.1} s",
+            place.path().display(),
+            built.logical,
+            built.stored,
+            started.elapsed().as_secs_f64()
+        );
+        Ok(true)
+    }
+
+    /// Clears an older packed form away that a kill or somebody's hand left beside a raw session.
+    fn settle(&self, session: &Session, at: Where) -> io::Result<()> {
+        let _held = Session::hold(&[session]);
+        let Some(place) = at() else { return Ok(()) };
+        let dir = self.tree.shared.store.dir(&place.dir)?;
+        let found = self.tree.shared.store.find(dir.as_fd(), &place.name)?;
+        self.tree.settle(&place, dir.as_fd(), &found)
+    }
+
+    fn build(
+        &self,
+        builder: &mut Builder,
+        snapshot: &Snapshot,
+        depth: Depth,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<()> {
+        let file = &snapshot.body.file;
+        let content = snapshot.content();
+        match depth {
+            Depth::Seal => {
+                let full = full_sealed_frames(&snapshot.index.frames, snapshot.index.ends);
+                builder.keep(file, full)?;
+                let from = full.last().map_or(0, Frame::end);
+                builder.encode_rest(
+                    content,
+                    from,
+                    &mut Encoder::new(LEVEL_SEAL)?,
+                    Builder::add,
+                    stop,
+                )?;
+                builder.seal()
+            }
+            Depth::Fold => {
+                let kept = folded_end(snapshot);
+                builder.copy_start(file, kept)?;
+                builder.encode_rest(
+                    content,
+                    kept.logical,
+                    &mut Encoder::new(LEVEL_FOLD)?,
+                    Builder::append,
+                    stop,
+                )
+            }
+        }
+    }
+
+    // ---- what earlier runs left ---------------------------------------------------------------
+
+    /// Compresses what earlier runs left behind.
+    fn backlog(&self) {
+        let mut left = self.unsealed(&mut |stat| quiet_for(stat) >= self.seal_after);
+        // Raw sessions first, so that the space comes back soon; the others are small already.
+        for depth in [Depth::Fold, Depth::Seal] {
+            for (path, form, _) in &mut left {
+                if self.dirty.stopping() {
+                    return;
+                }
+                if depth == Depth::Seal || *form == Form::Raw {
+                    self.visit_path(path, depth);
+                }
+            }
+        }
+        for (path, _, _) in self.unsealed(&mut |stat| quiet_for(stat) < self.seal_after) {
+            if let Ok(node) = self.tree.pin(&path) {
+                self.dirty.note(node.ino, &self.tree.inodes);
+                self.tree.inodes.forget(node.ino, 1);
+            }
+        }
+        self.tree.shared.release_memory();
+    }
+
+    /// Everything that is not sealed, whatever its age.
+    fn backlog_now(&self) {
+        for (path, _, _) in self.unsealed(&mut |_| true) {
+            if self.dirty.stopping() {
+                return;
+            }
+            if let Ok(node) = self.tree.pin(&path) {
+                self.dirty.note(node.ino, &self.tree.inodes);
+                self.tree.inodes.forget(node.ino, 1);
+            }
+        }
+    }
+
+    fn visit_path(&self, path: &Path, depth: Depth) {
+        let visited = self.tree.pin(path).and_then(|node| {
+            let result = self.visit(node.ino, depth, depth == Depth::Fold);
+            self.tree.inodes.forget(node.ino, 1);
+            result
+        });
+        if let Err(e) = visited
+            && e.kind() != io::ErrorKind::Interrupted
+        {
+            log::warn!("{}: not compressed: {e}", path.display());
+        }
+    }
+
+    /// Paths of the sessions that are not sealed, oldest first.
+    fn unsealed(&self, wanted: &mut dyn FnMut(&Stat) -> bool) -> Vec<(PathBuf, Form, Stat)> {
+        let mut found = Vec::new();
+        let mut dirs = vec![PathBuf::new()];
+        while let Some(path) = dirs.pop() {
+            if self.dirty.stopping() {
+                break;
+            }
+            if let Err(e) = self.unsealed_in(&path, &mut dirs, wanted, &mut found) {
+                log::warn!("{}: not looked through: {e}", path.display());
+            }
+        }
+        found.sort_by_key(|(_, _, stat)| stat.mtime);
+        found
+    }
+
+    fn unsealed_in(
+        &self,
+        path: &Path,
+        dirs: &mut Vec<PathBuf>,
+        wanted: &mut dyn FnMut(&Stat) -> bool,
+        found: &mut Vec<(PathBuf, Form, Stat)>,
+    ) -> io::Result<()> {
+        let store = &self.tree.shared.store;
+        let dir = store.dir(path)?;
+        for entry in sys::read_dir(dir.as_fd())? {
+            let Some(name) = visible_name(&entry.name) else {
+                continue;
+            };
+            let place = Place {
+                dir: path.to_owned(),
+                name: name.to_owned(),
+            };
+            if is_reserved(path, name) {
+                continue;
+            }
+            if !is_session(name) || !store.compresses(&place) {
+                let stat = sys::stat_at(dir.as_fd(), &entry.name);
+                if stat.is_ok_and(|s| s.is(libc::S_IFDIR)) {
+                    dirs.push(place.path());
+                }
+                continue;
+            }
+            let Ok(stat) = sys::stat_at(dir.as_fd(), &entry.name) else {
+                continue;
+            };
+            let form = if name == entry.name {
+                Form::Raw
+            } else {
+                Form::Packed
+            };
+            let sealed =
+                || look(dir.as_fd(), &entry.name, stat.size).is_some_and(|h| h.sealed == h.stored);
+            if stat.is(libc::S_IFREG)
+                && stat.nlink == 1
+                && wanted(&stat)
+                && (form == Form::Raw || !sealed())
+            {
+                found.push((place.path(), form, stat));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn quiet_for(stat: &Stat) -> Duration {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    now.saturating_sub(Duration::from_secs(
+        u64::try_from(stat.mtime.0).unwrap_or(0),
+    ))
+}
+
+/// The frames at the start of a sealed part that hold as much as a frame may: they stay as they are.
+fn full_sealed_frames(frames: &[Frame], ends: Ends) -> &[Frame] {
+    let mut at = 0;
+    let full = frames.iter().take_while(|f| {
+        let contiguous = f.at == at;
+        at = f.at + f.len;
+        contiguous && f.size == FRAME_MAX && f.at + f.len <= ends.sealed
+    });
+    &frames[..full.count()]
+}
+
+/// The end of what a fold leaves alone: the sealed part and earlier folds.
+fn folded_end(snapshot: &Snapshot) -> Ends {
+    let (frames, ends) = (&snapshot.index.frames, snapshot.index.ends);
+    let kept = frames
+        .iter()
+        .rposition(|f| f.size > SMALL || f.at + f.len <= ends.sealed)
+        .map_or(0, |i| i + 1);
+    let stored = frames.get(kept).map_or(ends.stored, |f| f.at);
+    let logical = frames.get(kept).map_or(ends.logical, |f| f.start);
+    Ends {
+        logical,
+        stored,
+        sealed: ends.sealed,
+    }
+}
+
+fn worth_folding(snapshot: &Snapshot) -> bool {
+    let stored = snapshot.index.ends.stored;
+    stored - folded_end(snapshot).stored > FOLD_MIN.max(stored / 4)
+}
+
+/// Whether sealing gains enough: always for what was never sealed, and after that when an eighth of
+/// the file is new or the copy is cheap.
+fn worth_sealing(snapshot: &Snapshot, always: bool) -> bool {
+    const CHEAP: u64 = 16 << 20;
+    if snapshot.body.form == Form::Raw {
+        return true;
+    }
+    let (index, ends) = (&snapshot.index, snapshot.index.ends);
+    if ends.is_sealed() && !index.foreign {
+        return false;
+    }
+    // A foreign file of frames we would make ourselves is as small as it gets (0.3.0 used level 19).
+    if !snapshot.is_intact() {
+        return false;
+    }
+    if index.foreign && index.frames.len() <= 1 {
+        return index
+            .frames
+            .first()
+            .is_some_and(|f| f.size > 2 * FRAME_MAX || index.unsized_frames);
+    }
+    always
+        || ends.sealed == 0
+        || ends.stored <= CHEAP
+        || (ends.stored - ends.sealed) * 8 >= ends.stored
+}
