@@ -375,9 +375,10 @@ fn chained(file: &File, ends: Ends) -> io::Result<Index> {
             frame.size = logical_end.saturating_sub(frame.start);
         } else {
             frame.start = known;
-            frame.size = logical_end
-                .checked_sub(known)
-                .ok_or_else(|| damaged(frame.at, "sizes run backwards"))?;
+            frame.size = logical_end.saturating_sub(known);
+            if logical_end < known {
+                index.lost_at = Some(frame.at);
+            }
         }
         index.ends.logical = logical_end;
         index.frames.push(frame);
@@ -530,10 +531,11 @@ impl<'a> Walk<'a> {
                     index.unsized_frames = true;
                     frame.size = count(self.file, &frame).unwrap_or(0);
                 }
-                logical = frame
-                    .start
-                    .checked_add(frame.size)
-                    .ok_or_else(|| damaged(pos, "impossible size"))?;
+                if frame.start.checked_add(frame.size).is_none() {
+                    index.lost_at.get_or_insert(pos);
+                    frame.size = 0;
+                }
+                logical = frame.end();
                 index.frames.push(frame);
                 pos = end;
             } else if let Some((at, start)) = self.resume(pos, logical)? {

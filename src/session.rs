@@ -27,7 +27,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 /// Frames up to this size are decoded where they are read and not kept.
 const SMALL: u64 = 128 << 10;
@@ -193,11 +193,24 @@ impl Session {
         &self.shared.store
     }
 
+    /// The state, locked. Whoever holds it may be at something slow, and a thread that reads requests
+    /// does not wait for that.
+    fn state(&self) -> io::Result<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(state) => Ok(state),
+            Err(TryLockError::Poisoned(state)) => Ok(state.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                pool::slow()?;
+                Ok(lock(&self.state))
+            }
+        }
+    }
+
     // ---- attributes ---------------------------------------------------------------------------
 
     /// The visible attributes of a file found in `dir`.
     pub fn attributes(&self, dir: BorrowedFd, place: &Place, found: Found) -> io::Result<Stat> {
-        let mut st = lock(&self.state);
+        let mut st = self.state()?;
         let mut stat = found.stat;
         let shown = st.shown_ctime;
         if found.form == Form::Packed {
@@ -254,7 +267,7 @@ impl Session {
 
     /// The visible attributes of an open file; `None` when it is not open.
     pub fn open_attributes(&self, at: Where) -> io::Result<Option<Stat>> {
-        let mut st = lock(&self.state);
+        let mut st = self.state()?;
         let place = at();
         if st.body.is_none() {
             return Ok(None);
@@ -273,7 +286,7 @@ impl Session {
 
     /// Takes the file into use. Returns whether the kernel may keep the pages it has cached of it.
     pub fn open(&self, at: Where, write: bool, truncate: bool) -> io::Result<bool> {
-        let mut st = lock(&self.state);
+        let mut st = self.state()?;
         let place = at();
         let opened = match &st.body {
             Some(body) if body.writable || !write => self.current(&mut st, place.as_ref())?,
@@ -295,7 +308,7 @@ impl Session {
 
     /// Takes a file into use that `create` has just made.
     pub fn created(&self, file: File, form: Form) -> io::Result<Stat> {
-        let mut st = lock(&self.state);
+        let mut st = self.state()?;
         let mut stat = sys::fstat(&file)?;
         *st = State {
             opens: st.opens + 1,
@@ -303,24 +316,15 @@ impl Session {
             unsynced_name: true,
             ..State::default()
         };
+        let mut ends = Ends::default();
         if form == Form::Packed {
-            let trailer = Trailer {
-                logical: 0,
-                sealed_end: TRAILER,
-                frame_len: 0,
-            };
-            file.write_all_at(&trailer.encode(0), 0)?;
+            ends = begin(&file)?;
             stat = sys::fstat(&file)?;
             st.index = Some(Index {
-                ends: Ends {
-                    logical: 0,
-                    stored: TRAILER,
-                    sealed: TRAILER,
-                },
+                ends,
                 ..Index::default()
             });
         }
-        let ends = st.index.as_ref().map_or(Ends::default(), |i| i.ends);
         st.known = Some(Known {
             stamp: Stamp::of(&stat),
             ends,
@@ -333,8 +337,9 @@ impl Session {
         Ok(stat)
     }
 
-    pub fn close(&self) {
-        self.close_locked(&mut lock(&self.state));
+    pub fn close(&self) -> io::Result<()> {
+        self.close_locked(&mut *self.state()?);
+        Ok(())
     }
 
     fn close_locked(&self, st: &mut State) {
@@ -475,7 +480,7 @@ impl Session {
     /// Up to `size` bytes from `offset`; fewer only at the end of the file.
     pub fn read(&self, at: Where, offset: u64, size: usize) -> io::Result<Vec<u8>> {
         loop {
-            let mut st = lock(&self.state);
+            let mut st = self.state()?;
             let place = at();
             let (body, stat) = self.current(&mut st, place.as_ref())?;
             if body.form == Form::Raw {
@@ -493,7 +498,7 @@ impl Session {
             drop(st);
             match self.read_packed(&body, &frames, offset, end) {
                 // The file was cut and written on while this read had no lock: look again.
-                Err(_) if lock(&self.state).version != version => {}
+                Err(_) if self.state()?.version != version => {}
                 done => return done,
             }
         }
@@ -589,7 +594,7 @@ impl Session {
         append: bool,
         write_back: bool,
     ) -> io::Result<u32> {
-        let mut st = lock(&self.state);
+        let mut st = self.state()?;
         let place = at();
         let file = self.lock_current(&mut st, place.as_ref())?;
         if file.body.form == Form::Packed {
@@ -736,7 +741,7 @@ impl Session {
 
     /// Sets the file's size.
     pub fn truncate(&self, at: Where, size: u64) -> io::Result<()> {
-        let mut st = lock(&self.state);
+        let mut st = self.state()?;
         let place = at();
         self.with_open(&mut st, place.as_ref(), |session, st| {
             session.truncate_locked(st, place.as_ref(), size)
@@ -780,18 +785,8 @@ impl Session {
             return Ok(());
         }
         if size == 0 {
-            let ends = Ends {
-                logical: 0,
-                stored: TRAILER,
-                sealed: TRAILER,
-            };
             body.file.set_len(0)?;
-            let trailer = Trailer {
-                logical: 0,
-                sealed_end: TRAILER,
-                frame_len: 0,
-            };
-            body.file.write_all_at(&trailer.encode(0), 0)?;
+            let ends = begin(&body.file)?;
             if let Some(place) = place {
                 self.drop_sidecar(place);
             }
@@ -917,7 +912,7 @@ impl Session {
 
     /// Makes a packed file raw, for what only a plain file can do.
     pub fn to_raw(&self, at: Where) -> io::Result<()> {
-        let mut st = lock(&self.state);
+        let mut st = self.state()?;
         let place = at();
         self.with_open(&mut st, place.as_ref(), |session, st| {
             session.to_raw_locked(st, place.as_ref())
@@ -950,9 +945,7 @@ impl Session {
         carry_times(&body.file, &temporary.file)?;
         temporary.file.sync_all()?;
         let file = self.put(st, place, temporary, Form::Raw)?;
-        if let Some(place) = place.filter(|_| !st.unlinked) {
-            self.remove_other(place, Form::Packed)?;
-        }
+        // From here on the raw file is the one that counts, whatever happens to the other.
         let now = sys::fstat(&file)?;
         st.replaced(
             stat,
@@ -960,12 +953,15 @@ impl Session {
             self.body(file, Form::Raw, true),
             Ends::default(),
         );
-        Ok(())
+        match place.filter(|_| !st.unlinked) {
+            Some(place) => self.remove_other(place, Form::Packed),
+            None => Ok(()),
+        }
     }
 
     /// `fallocate`; a packed file becomes raw for it.
     pub fn allocate(&self, at: Where, mode: i32, offset: i64, len: i64) -> io::Result<()> {
-        let mut st = lock(&self.state);
+        let mut st = self.state()?;
         let place = at();
         self.with_open(&mut st, place.as_ref(), |session, st| {
             session.to_raw_locked(st, place.as_ref())?;
@@ -986,7 +982,7 @@ impl Session {
     /// Makes the bytes durable, and the name if it is new.
     pub fn sync(&self, at: Where, data_only: bool) -> io::Result<()> {
         pool::slow()?;
-        let mut st = lock(&self.state);
+        let mut st = self.state()?;
         let place = at();
         let (body, _) = self.current(&mut st, place.as_ref())?;
         let name = place.filter(|_| st.unsynced_name && !st.unlinked);
@@ -1004,21 +1000,21 @@ impl Session {
     }
 
     /// Keeps every change away from these files; they are locked in one order, whatever is given.
-    pub fn hold<'a>(sessions: &[&'a Session]) -> Held<'a> {
+    pub fn hold<'a>(sessions: &[&'a Session]) -> io::Result<Held<'a>> {
         let mut order: Vec<&Session> = sessions.to_vec();
         order.sort_by_key(|s| std::ptr::from_ref::<Session>(s) as usize);
         order.dedup_by_key(|s| std::ptr::from_ref::<Session>(s) as usize);
-        Held {
-            guards: order
-                .into_iter()
-                .map(|s| (std::ptr::from_ref(s), lock(&s.state)))
-                .collect(),
-        }
+        let guards = order
+            .into_iter()
+            .map(|s| Ok((std::ptr::from_ref(s), s.state()?)));
+        Ok(Held {
+            guards: guards.collect::<io::Result<_>>()?,
+        })
     }
 
     /// The open store file, for what is changed through a descriptor; `None` when nobody has it open.
     pub fn open_body(&self, at: Where) -> io::Result<Option<Arc<Body>>> {
-        let mut st = lock(&self.state);
+        let mut st = self.state()?;
         let place = at();
         if st.body.is_none() {
             return Ok(None);
@@ -1027,8 +1023,8 @@ impl Session {
     }
 
     /// What an open descriptor's owner changed other than bytes (times, mode, attributes).
-    pub fn touched(&self, before: &Stat, after: &Stat) {
-        let mut st = lock(&self.state);
+    pub fn touched(&self, before: &Stat, after: &Stat) -> io::Result<()> {
+        let mut st = self.state()?;
         if let Some(ends) = st
             .known
             .filter(|k| k.stamp == Stamp::of(before))
@@ -1036,11 +1032,12 @@ impl Session {
         {
             st.changed(before, after, ends);
         }
+        Ok(())
     }
 
     /// The present content, for the background pass; `None` if there is nothing to compress.
     pub fn snapshot(&self, at: Where) -> io::Result<Option<Snapshot>> {
-        let mut st = lock(&self.state);
+        let mut st = self.state()?;
         let Some(place) = at().filter(|_| !st.unlinked) else {
             return Ok(None);
         };
@@ -1084,7 +1081,7 @@ impl Session {
         temporary: Temporary,
         built: Ends,
     ) -> io::Result<bool> {
-        let mut st = lock(&self.state);
+        let mut st = self.state()?;
         let Some(place) = at().filter(|_| !st.unlinked) else {
             return Ok(false);
         };
@@ -1140,6 +1137,25 @@ impl Session {
         st.replaced(stat, &after, self.body(file, Form::Packed, true), ends);
         Ok(true)
     }
+}
+
+/// Makes an empty store file a valid empty session. On a full disk it stays empty, which is one too.
+fn begin(file: &File) -> io::Result<Ends> {
+    let trailer = Trailer {
+        logical: 0,
+        sealed_end: TRAILER,
+        frame_len: 0,
+    };
+    if let Err(e) = file.write_all_at(&trailer.encode(0), 0) {
+        log::debug!("an empty session without trailer: {e}");
+        file.set_len(0)?;
+        return Ok(Ends::default());
+    }
+    Ok(Ends {
+        logical: 0,
+        stored: TRAILER,
+        sealed: TRAILER,
+    })
 }
 
 /// The last steps on a new store file: it looks like the old one and is durable.

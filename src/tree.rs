@@ -298,7 +298,7 @@ impl Tree {
     ) -> io::Result<Entry> {
         if matches!(mode & libc::S_IFMT, 0 | libc::S_IFREG) {
             let entry = self.create(parent, name, mode, caller)?;
-            self.close(entry.node.ino);
+            self.close(entry.node.ino)?;
             return Ok(entry);
         }
         let (dir, _) = self.vacant(parent, name)?;
@@ -344,7 +344,11 @@ impl Tree {
         let (dir, place) = self.vacant(parent, name)?;
         let from_dir = self.store().dir(&from.dir)?;
         loop {
-            let _held = node.session.as_ref().map(|s| Session::hold(&[s]));
+            let _held = node
+                .session
+                .as_ref()
+                .map(|s| Session::hold(&[s]))
+                .transpose()?;
             if self.store().find(from_dir.as_fd(), &from.name)?.form == Form::Raw {
                 sys::link_at(from_dir.as_fd(), &from.name, dir.as_fd(), name)?;
                 break;
@@ -377,7 +381,7 @@ impl Tree {
         let dir = self.store().dir(&place.dir)?;
         let node = self.inodes.peek(parent, name);
         let session = node.as_ref().and_then(|n| n.session.as_ref());
-        let mut held = Session::hold(session.as_slice());
+        let mut held = Session::hold(session.as_slice())?;
         let found = self.store().find(dir.as_fd(), name)?;
         if found.stat.is(libc::S_IFDIR) {
             return Err(errno(libc::EISDIR));
@@ -485,7 +489,7 @@ impl Tree {
                 .flatten()
                 .filter_map(|n| n.session.as_ref())
                 .collect();
-            let mut held = Session::hold(&sessions);
+            let mut held = Session::hold(&sessions)?;
             let source = self.store().find(dirs.0.as_fd(), name)?;
             let target = match self.store().find(dirs.1.as_fd(), new_name) {
                 Err(e) if is(&e, libc::ENOENT) => None,
@@ -665,7 +669,7 @@ impl Tree {
                     sys::utimens(fd, changes.atime, changes.mtime)?;
                 }
                 if let Some(session) = &node.session {
-                    session.touched(&before, &sys::fstat(fd)?);
+                    session.touched(&before, &sys::fstat(fd)?)?;
                 }
                 Ok(())
             })?;
@@ -775,13 +779,12 @@ impl Tree {
         result
     }
 
-    pub fn close(&self, ino: u64) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-        if let Ok(node) = self.inodes.get(ino)
-            && let Some(session) = &node.session
-        {
-            session.close();
+    pub fn close(&self, ino: u64) -> io::Result<()> {
+        if let Some(session) = &self.inodes.get(ino)?.session {
+            session.close()?;
         }
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
     }
 
     pub fn read(&self, ino: u64, offset: u64, size: usize) -> io::Result<Vec<u8>> {
