@@ -380,7 +380,7 @@ fn chained(file: &File, ends: Ends) -> io::Result<Index> {
                 index.lost_at = Some(frame.at);
             }
         }
-        index.ends.logical = logical_end;
+        index.ends.logical = logical_end.max(known);
         index.frames.push(frame);
     }
     index.ends = ends;
@@ -842,7 +842,9 @@ impl<'a> Stream<'a> {
             let Some(decoder) = &mut self.decoder else {
                 return Err(damaged(frame.at, "not at a frame's start"));
             };
-            let n = decoder.read(self.file, out, room - (out.len() - before))? as u64;
+            // No more room than the frame can fill; at its end one byte, to see it end there.
+            let left = (frame.size - done).max(1).min((room - (out.len() - before)) as u64);
+            let n = decoder.read(self.file, out, left as usize)? as u64;
             self.pos += n;
             if n == 0 {
                 if self.pos != frame.end() {
