@@ -843,7 +843,9 @@ impl<'a> Stream<'a> {
                 return Err(damaged(frame.at, "not at a frame's start"));
             };
             // No more room than the frame can fill; at its end one byte, to see it end there.
-            let left = (frame.size - done).max(1).min((room - (out.len() - before)) as u64);
+            let left = (frame.size - done)
+                .max(1)
+                .min((room - (out.len() - before)) as u64);
             let n = decoder.read(self.file, out, left as usize)? as u64;
             self.pos += n;
             if n == 0 {

@@ -32,6 +32,7 @@ pub mod pool;
 pub mod rewrite;
 pub mod seal;
 pub mod session;
+pub mod shared;
 pub mod signals;
 pub mod status;
 pub mod store;
