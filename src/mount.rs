@@ -283,7 +283,7 @@ fn refuse_contents(mount_dir: &Path) -> Result<(), Failure> {
             mount_dir,
             "it holds files, which the mount would hide",
         )
-        .advise("move them into the store or away first")),
+        .advise("to adopt them, move them into the store first, under the same names")),
     }
 }
 

@@ -134,6 +134,9 @@ impl Status {
 impl Sessions {
     fn text(&self) -> String {
         let (stored, original) = (self.stored_bytes, self.original_bytes);
+        if self.count == 0 {
+            return "none".to_string();
+        }
         let ratio = original as f64 / stored.max(1) as f64;
         let mut text = format!(
             "{}, {} stored as {} ({ratio:.1}x)",

@@ -69,12 +69,12 @@ fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+#[allow(clippy::unnecessary_cast, reason = "st_nlink is 32 bits wide on aarch64")]
 fn to_stat(s: &libc::stat) -> Stat {
     Stat {
         dev: s.st_dev,
         ino: s.st_ino,
         mode: s.st_mode,
-        // 32 bits wide on aarch64.
         nlink: s.st_nlink as u64,
         uid: s.st_uid,
         gid: s.st_gid,

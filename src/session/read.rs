@@ -2,7 +2,8 @@
 //!
 //! Small frames are decoded where they are needed, a run of them with one `pread`; larger ones
 //! through the shared cache. Memory is bounded by the request and the cache, whatever the session's
-//! size. Up to damage the bytes are given out; the read that starts at it gets EIO.
+//! size. A read that touches damage fails whole, because the kernel takes a short answer for the end
+//! of the file; it then asks again page by page, so that only the damaged pages are lost.
 
 use super::{Body, Session, Where};
 use crate::cache::KEEP_WHOLE;
@@ -54,40 +55,27 @@ impl Session {
     ) -> io::Result<Vec<u8>> {
         let mut out = Vec::with_capacity(end.saturating_sub(offset) as usize);
         let mut rest = frames;
-        // A gap ends the loop: up to damage the bytes are good, the read that starts there fails.
-        while let Some(frame) = rest
-            .first()
-            .filter(|f| f.start <= offset + out.len() as u64)
-        {
-            let before = out.len();
+        while let Some(frame) = rest.first() {
+            let pos = offset + out.len() as u64;
+            if frame.start > pos {
+                break;
+            }
             let run = rest.iter().take_while(|f| f.size <= SMALL).count();
-            let result = if run > 0 {
-                self.read_small(body, &rest[..run], offset, end, &mut out)
+            if run > 0 {
+                self.read_small(body, &rest[..run], offset, end, &mut out)?;
             } else {
                 if frame.size > KEEP_WHOLE {
                     pool::slow()?;
                 }
-                let from = offset + before as u64;
-                self.shared.cache.read(
-                    body.id,
-                    &body.file,
-                    frame,
-                    from,
-                    frame.end().min(end),
-                    &mut out,
-                )
-            };
-            match result {
-                Err(e) if out.is_empty() => return Err(e),
-                Err(_) => return Ok(out),
-                Ok(()) => rest = &rest[run.max(1)..],
+                let to = frame.end().min(end);
+                let cache = &self.shared.cache;
+                cache.read(body.id, &body.file, frame, pos, to, &mut out)?;
             }
+            rest = &rest[run.max(1)..];
         }
-        if out.is_empty() && offset < end {
-            return Err(frames::damaged(
-                frames.first().map_or(0, |f| f.at),
-                "frames are missing",
-            ));
+        if (out.len() as u64) < end.saturating_sub(offset) {
+            let at = rest.first().or(frames.last()).map_or(0, |f| f.at);
+            return Err(frames::damaged(at, "frames are missing"));
         }
         Ok(out)
     }

@@ -29,16 +29,10 @@ impl Tree {
         if found.stat.is(libc::S_IFDIR) {
             return Err(errno(libc::EISDIR));
         }
-        // An older packed form must not come to light when the raw one goes: it goes first.
-        if let Some(packed) = packed_name(name).filter(|_| found.stat.is(libc::S_IFREG)) {
-            match sys::unlink_at(dir.as_fd(), &packed) {
-                Err(e) if is(&e, libc::ENOENT) && found.form == Form::Raw => {}
-                done => done?,
-            }
-        }
-        if found.form == Form::Raw {
-            sys::unlink_at(dir.as_fd(), name)?;
-        }
+        // An older packed form must not come to light when the raw one goes.
+        self.settle(&place, dir.as_fd(), &found)?;
+        let stored = self.store().stored_name(name, found.form)?;
+        sys::unlink_at(dir.as_fd(), &stored)?;
         self.store().drop_sidecar(dir.as_fd(), name);
         if self.inodes.removed(parent, name, &found.stat)
             && let Some(session) = session
