@@ -69,6 +69,10 @@ fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+#[allow(
+    clippy::useless_conversion,
+    reason = "needed where the field is narrower"
+)]
 fn to_stat(s: &libc::stat) -> Stat {
     Stat {
         dev: s.st_dev,
