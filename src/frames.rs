@@ -403,11 +403,17 @@ fn chained(file: &File, ends: Ends) -> io::Result<Index> {
     Ok(index)
 }
 
-/// Whether frames of a seek table, which has no checksum of its own, say the same of their sizes.
-/// Believing a wrong one would give every later byte at a wrong offset.
+/// Whether the frames of a seek table, which has no checksum of its own, hold what it says. Believing
+/// a wrong size would give every later byte at a wrong offset; but where the frame is what is broken,
+/// the table is all that knows the place of the others. So only a frame whose checksum holds counts
+/// against the table.
 fn agree(file: &File, frames: &[Frame]) -> bool {
-    frames.iter().all(|frame| {
-        matches!(header(file, frame.at), Ok(Some(h)) if h.content.is_none_or(|c| c == frame.size))
+    let mut checker = Checker::default();
+    frames.iter().all(|frame| match header(file, frame.at) {
+        Ok(Some(h)) if h.checksum && h.content != Some(frame.size) => checker
+            .count(file, frame)
+            .map_or(true, |real| real == frame.size),
+        _ => true,
     })
 }
 
@@ -918,3 +924,6 @@ impl<'a> Stream<'a> {
         Ok(out.len() - before)
     }
 }
+
+#[cfg(test)]
+mod tests;
