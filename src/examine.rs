@@ -92,6 +92,12 @@ pub struct Looked {
 }
 
 impl Named {
+    /// Whether there is a file of either form.
+    pub fn exists(&self) -> bool {
+        let there = |name: &OsStr| self.dir.join(name).symlink_metadata().is_ok();
+        there(&self.name) || packed_name(&self.name).is_some_and(|stored| there(&stored))
+    }
+
     /// Looks until two looks agree. `None` if there is no such session any more.
     pub fn verify(&self, checker: &mut Checker, done: &dyn Fn(u64)) -> Option<Looked> {
         let look = |checker: &mut Checker| {

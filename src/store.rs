@@ -874,7 +874,7 @@ mod tests {
         let fresh = Fresh::new();
         let path = fresh.dir.join("f");
         fs::write(&path, "x").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
         let opened = fresh
             .store
             .open_file(fresh.store.root(), OsStr::new("f"), libc::O_RDWR);

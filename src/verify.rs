@@ -35,11 +35,21 @@ pub fn run(
     let (mut sessions, mut recovered) = (Vec::new(), 0);
     for path in paths {
         let cannot = |e: io::Error| Failure::at("cannot verify", path, e);
-        if fs::metadata(path).map_err(cannot)?.is_dir() {
-            collect(path, &mut sessions).map_err(cannot)?;
-            recovered += entries(&path.join(OWN).join("recovered"));
-        } else {
-            sessions.push(named(path).map_err(cannot)?);
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => {
+                collect(path, &mut sessions).map_err(cannot)?;
+                recovered += entries(&path.join(OWN).join("recovered"));
+            }
+            found => {
+                // A session goes by its visible name too, under which it may not be stored.
+                let session = named(path).ok().filter(Named::exists);
+                let session = match (session, found) {
+                    (Some(session), _) => session,
+                    (None, Err(error)) => return Err(cannot(error)),
+                    (None, Ok(_)) => named(path).map_err(cannot)?,
+                };
+                sessions.push(session);
+            }
         }
     }
     let mut report = Report::new(json, out);
