@@ -53,6 +53,71 @@ struct OpenDir {
     list: Mutex<Arc<Vec<Listed>>>,
 }
 
+/// A `readdirplus` under way.
+struct Scan {
+    ino: INodeNo,
+    dir: Arc<OpenDir>,
+    list: Arc<Vec<Listed>>,
+    own: Stat,
+}
+
+impl Scan {
+    /// Fills and sends the reply from entry `at` on. Gives the reply back, and where it stopped, if
+    /// `lookup` turned back before anything was in it.
+    fn fill(
+        &self,
+        tree: &Tree,
+        from: u64,
+        mut reply: ReplyDirectoryPlus,
+        lookup: impl Fn(&dyn Fn() -> io::Result<Entry>) -> Option<io::Result<Entry>>,
+    ) -> Option<(u64, ReplyDirectoryPlus)> {
+        let mut empty = true;
+        for at in from..self.list.len() as u64 + 2 {
+            if at < 2 {
+                // These two are not lookups; the kernel looks at their names alone.
+                let name = if at == 0 { "." } else { ".." };
+                if reply.add(
+                    self.ino,
+                    at + 1,
+                    name,
+                    &TTL,
+                    &attributes(&self.own),
+                    Generation(0),
+                ) {
+                    break;
+                }
+                empty = false;
+                continue;
+            }
+            let name = &self.list[at as usize - 2].name;
+            let entry = match lookup(&|| {
+                tree.lookup_in(self.ino.0, &self.dir.path, self.dir.fd.as_fd(), name)
+            }) {
+                None if empty => return Some((at, reply)),
+                None => break,
+                // What is gone since the list was made is passed over.
+                Some(Err(_)) => continue,
+                Some(Ok(entry)) => entry,
+            };
+            let (attr, generation) = (attributes(&entry.stat), Generation(entry.node.generation));
+            if reply.add(
+                INodeNo(entry.node.ino),
+                at + 1,
+                name,
+                &TTL,
+                &attr,
+                generation,
+            ) {
+                tree.inodes.forget(entry.node.ino, 1);
+                break;
+            }
+            empty = false;
+        }
+        reply.ok();
+        None
+    }
+}
+
 /// The file system as the kernel's requests see it.
 pub struct CellarFs {
     tree: Arc<Tree>,
@@ -561,8 +626,7 @@ impl Filesystem for CellarFs {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.tree.close(ino.0);
-        reply.ok();
+        self.answer_empty(move |tree| tree.close(ino.0), reply);
     }
 
     fn fsync(
@@ -627,7 +691,7 @@ impl Filesystem for CellarFs {
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
         let listed = guarded(|| {
             Ok((
@@ -639,35 +703,21 @@ impl Filesystem for CellarFs {
             Ok(listed) => listed,
             Err(e) => return reply.error(code(&e)),
         };
-        for at in offset..list.len() as u64 + 2 {
-            if at < 2 {
-                // These two are not lookups; the kernel looks at their names alone.
-                let name = if at == 0 { "." } else { ".." };
-                if reply.add(ino, at + 1, name, &TTL, &attributes(&own), Generation(0)) {
-                    break;
-                }
-                continue;
-            }
-            let name = &list[at as usize - 2].name;
-            // What is gone since the list was made is passed over.
-            let Ok(entry) = guarded(|| self.tree.lookup_in(ino.0, &dir.path, dir.fd.as_fd(), name))
-            else {
-                continue;
-            };
-            let (attr, generation) = (attributes(&entry.stat), Generation(entry.node.generation));
-            if reply.add(
-                INodeNo(entry.node.ino),
-                at + 1,
-                name,
-                &TTL,
-                &attr,
-                generation,
-            ) {
-                self.tree.inodes.forget(entry.node.ino, 1);
-                break;
-            }
+        let scan = Scan {
+            ino,
+            dir,
+            list,
+            own,
+        };
+        if let Some((at, reply)) =
+            scan.fill(&self.tree, offset, reply, |lookup| Pool::attempt(lookup))
+        {
+            // The first entry of this batch is slow: the batch is made where one may wait.
+            let tree = self.tree.clone();
+            self.pool.run(move || {
+                scan.fill(&tree, at, reply, |lookup| Some(guarded(lookup)));
+            });
         }
-        reply.ok();
     }
 
     fn releasedir(

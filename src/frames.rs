@@ -392,11 +392,12 @@ fn chained(file: &File, ends: Ends) -> io::Result<Index> {
             frame.size = logical_end.saturating_sub(frame.start);
         } else {
             frame.start = known;
-            frame.size = logical_end
-                .checked_sub(known)
-                .ok_or_else(|| damaged(frame.at, "sizes run backwards"))?;
+            frame.size = logical_end.saturating_sub(known);
+            if logical_end < known {
+                index.lost_at = Some(frame.at);
+            }
         }
-        index.ends.logical = logical_end;
+        index.ends.logical = logical_end.max(known);
         index.frames.push(frame);
     }
     index.ends = ends;
@@ -562,10 +563,11 @@ impl<'a> Walk<'a> {
                     index.unsized_frames = true;
                     frame.size = checker.count(self.file, &frame).unwrap_or(0);
                 }
-                logical = frame
-                    .start
-                    .checked_add(frame.size)
-                    .ok_or_else(|| damaged(pos, "impossible size"))?;
+                if frame.start.checked_add(frame.size).is_none() {
+                    index.lost_at.get_or_insert(pos);
+                    frame.size = 0;
+                }
+                logical = frame.end();
                 index.frames.push(frame);
                 pos = end;
             } else if let Some((at, start)) = self.resume(pos, logical)? {
@@ -905,7 +907,11 @@ impl<'a> Stream<'a> {
             let Some(decoder) = &mut self.decoder else {
                 return Err(damaged(frame.at, "not at a frame's start"));
             };
-            let n = decoder.read(self.file, out, room - (out.len() - before))? as u64;
+            // No more room than the frame can fill; at its end one byte, to see it end there.
+            let left = (frame.size - done)
+                .max(1)
+                .min((room - (out.len() - before)) as u64);
+            let n = decoder.read(self.file, out, left as usize)? as u64;
             self.pos += n;
             if n == 0 {
                 if self.pos != frame.end() {

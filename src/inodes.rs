@@ -12,7 +12,8 @@
 //! One lock, never held across I/O.
 
 use crate::cache::lock;
-use crate::session::{Session, Shared};
+use crate::session::Session;
+use crate::shared::Shared;
 use crate::store::{Place, is_session};
 use crate::sys::{Stat, errno};
 use std::collections::HashMap;

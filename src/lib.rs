@@ -36,6 +36,7 @@ pub mod progress;
 pub mod rewrite;
 pub mod seal;
 pub mod session;
+pub mod shared;
 pub mod signals;
 pub mod size;
 pub mod status;

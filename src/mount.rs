@@ -32,7 +32,7 @@ use crate::filesystem::CellarFs;
 use crate::mounts::{self, Health};
 use crate::pidfile::{Holder, PidFile};
 use crate::seal::Sealer;
-use crate::session::Shared;
+use crate::shared::Shared;
 use crate::signals::{self, Signal};
 use crate::store::Store;
 use crate::tree::Tree;

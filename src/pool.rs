@@ -14,7 +14,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-const THREADS: usize = 4;
+const THREADS: usize = 16;
 const IDLE: Duration = Duration::from_secs(2);
 
 thread_local! {

@@ -263,7 +263,7 @@ impl Pass {
 
     /// Clears an older packed form away that a kill or somebody's hand left beside a raw session.
     fn settle(&self, session: &Session, at: Where) -> io::Result<()> {
-        let _held = Session::hold(&[session]);
+        let _held = Session::hold(&[session])?;
         let Some(place) = at() else { return Ok(()) };
         let dir = self.tree.shared.store.dir(&place.dir)?;
         let found = self.tree.shared.store.find(dir.as_fd(), &place.name)?;

@@ -78,8 +78,8 @@ fn to_stat(s: &libc::stat) -> Stat {
         dev: s.st_dev,
         ino: s.st_ino,
         mode: s.st_mode,
-        // These fields differ in width between the architectures.
-        nlink: u64::try_from(s.st_nlink).unwrap_or(u64::MAX),
+        // 32 bits wide on aarch64.
+        nlink: s.st_nlink as u64,
         uid: s.st_uid,
         gid: s.st_gid,
         rdev: s.st_rdev,

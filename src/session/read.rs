@@ -1,0 +1,140 @@
+//! Reading: which frames hold the bytes, and where their decoded form comes from.
+//!
+//! Small frames are decoded where they are needed, a run of them with one `pread`; larger ones
+//! through the shared cache. Memory is bounded by the request and the cache, whatever the session's
+//! size. Up to damage the bytes are given out; the read that starts at it gets EIO.
+
+use super::{Body, Session, Where};
+use crate::cache::KEEP_WHOLE;
+use crate::frames::{self, Frame};
+use crate::pool;
+use crate::store::Form;
+use crate::sys::is;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Frames up to this size are decoded where they are read and not kept.
+const SMALL: u64 = 128 << 10;
+
+impl Session {
+    /// Up to `size` bytes from `offset`; fewer only at the end of the file.
+    pub fn read(&self, at: Where, offset: u64, size: usize) -> io::Result<Vec<u8>> {
+        loop {
+            let mut st = self.state()?;
+            let place = at();
+            let (body, stat) = self.current(&mut st, place.as_ref())?;
+            if body.form == Form::Raw {
+                drop(st);
+                return read_raw(&body.file, offset, size);
+            }
+            let index = self.index(&mut st, &body, &stat)?;
+            let end = index.ends.logical.min(offset.saturating_add(size as u64));
+            let frames: Vec<Frame> = if offset < end {
+                index.covering(offset, end).to_vec()
+            } else {
+                Vec::new()
+            };
+            let version = st.version;
+            drop(st);
+            match self.read_packed(&body, &frames, offset, end) {
+                // The file was cut and written on while this read had no lock: look again.
+                Err(_) if self.state()?.version != version => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn read_packed(
+        &self,
+        body: &Body,
+        frames: &[Frame],
+        offset: u64,
+        end: u64,
+    ) -> io::Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(end.saturating_sub(offset) as usize);
+        let mut rest = frames;
+        // A gap ends the loop: up to damage the bytes are good, the read that starts there fails.
+        while let Some(frame) = rest
+            .first()
+            .filter(|f| f.start <= offset + out.len() as u64)
+        {
+            let before = out.len();
+            let run = rest.iter().take_while(|f| f.size <= SMALL).count();
+            let result = if run > 0 {
+                self.read_small(body, &rest[..run], offset, end, &mut out)
+            } else {
+                if frame.size > KEEP_WHOLE {
+                    pool::slow()?;
+                }
+                let from = offset + before as u64;
+                self.shared.cache.read(
+                    body.id,
+                    &body.file,
+                    frame,
+                    from,
+                    frame.end().min(end),
+                    &mut out,
+                )
+            };
+            match result {
+                Err(e) if out.is_empty() => return Err(e),
+                Err(_) => return Ok(out),
+                Ok(()) => rest = &rest[run.max(1)..],
+            }
+        }
+        if out.is_empty() && offset < end {
+            return Err(frames::damaged(
+                frames.first().map_or(0, |f| f.at),
+                "frames are missing",
+            ));
+        }
+        Ok(out)
+    }
+
+    /// A run of small frames: one read for all of them, trailers and all.
+    fn read_small(
+        &self,
+        body: &Body,
+        run: &[Frame],
+        offset: u64,
+        end: u64,
+        out: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else {
+            return Ok(());
+        };
+        let mut stored = vec![0; (last.at + last.len - first.at) as usize];
+        body.file.read_exact_at(&mut stored, first.at)?;
+        self.shared.with_decoder(|decoder| {
+            for frame in run {
+                let pos = offset + out.len() as u64;
+                if frame.start > pos {
+                    break;
+                }
+                let from = (frame.at - first.at) as usize;
+                let data = decoder.decode(frame, &stored[from..from + frame.len as usize])?;
+                out.extend_from_slice(
+                    &data[(pos - frame.start) as usize
+                        ..(frame.end().min(end) - frame.start) as usize],
+                );
+            }
+            Ok(())
+        })
+    }
+}
+
+fn read_raw(file: &File, offset: u64, size: usize) -> io::Result<Vec<u8>> {
+    let mut out = vec![0; size];
+    let mut done = 0;
+    while done < size {
+        match file.read_at(&mut out[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if is(&e, libc::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    out.truncate(done);
+    Ok(out)
+}
