@@ -115,7 +115,7 @@ impl Dirty {
 mod tests {
     use super::*;
     use crate::inodes::ROOT;
-    use crate::session::Shared;
+    use crate::shared::Shared;
     use crate::store::Store;
     use crate::sys;
     use std::ffi::OsStr;

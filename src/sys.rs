@@ -70,7 +70,7 @@ fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
 }
 
 #[allow(
-    clippy::useless_conversion,
+    clippy::unnecessary_cast,
     reason = "needed where the field is narrower"
 )]
 fn to_stat(s: &libc::stat) -> Stat {
