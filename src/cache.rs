@@ -59,11 +59,11 @@ impl Partial {
 
     /// Appends the frame's decoded bytes `from..to` to `sink`.
     fn read(&mut self, file: &File, from: u64, to: u64, sink: &mut Vec<u8>) -> io::Result<()> {
-        if from < self.first {
-            *self = Partial::new(&self.frame)?;
-        }
         if self.damaged {
             return Err(damaged(self.frame.at, "frame"));
+        }
+        if from < self.first {
+            *self = Partial::new(&self.frame)?;
         }
         self.damaged = true;
         self.decode_to(file, from, to)?;
@@ -204,5 +204,170 @@ impl Cache {
     /// A number that grows with every use, to see whether the cache is idle.
     pub fn uses(&self) -> u64 {
         lock(&self.entries).clock
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frames::{Encoder, Index, index};
+    use std::os::unix::fs::FileExt;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A file of frames with these contents, and its index.
+    fn stored(contents: &[Vec<u8>]) -> (File, Index) {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cellar-cache-{}-{count}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).open(&path);
+        let file = file.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let (mut encoder, mut at) = (Encoder::new(1).unwrap(), 0);
+        for content in contents {
+            let frame = encoder.encode(content).unwrap();
+            file.write_all_at(frame, at).unwrap();
+            at += frame.len() as u64;
+        }
+        let index = index(&file, at).unwrap();
+        (file, index)
+    }
+
+    /// Bytes that tell roughly where they are.
+    fn pattern(size: usize) -> Vec<u8> {
+        let mut bytes = vec![b'.'; size];
+        for (n, block) in bytes.chunks_exact_mut(1000).enumerate() {
+            block[..8].copy_from_slice(&n.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn bytes_kept(cache: &Cache) -> usize {
+        let entries = lock(&cache.entries);
+        let real: usize = entries.map.values().map(|e| e.bytes).sum();
+        assert_eq!(real, entries.bytes);
+        real
+    }
+
+    #[test]
+    fn any_range_of_any_frame_is_right() {
+        let contents = [pattern(700_000), b"x".to_vec(), pattern(300_000)];
+        let (file, index) = stored(&contents);
+        let cache = Cache::default();
+        for (frame, content) in index.frames.iter().zip(&contents) {
+            let len = content.len();
+            for (from, to) in [(len / 2, len), (0, len), (len / 3, len / 3 + 1), (len, len)] {
+                let mut out = b"kept".to_vec();
+                let range = (frame.start + from as u64, frame.start + to as u64);
+                cache
+                    .read(1, &file, frame, range.0, range.1, &mut out)
+                    .unwrap();
+                assert_eq!(out[4..], content[from..to]);
+            }
+        }
+        assert_eq!(cache.uses(), 12);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_given_back() {
+        let contents: Vec<Vec<u8>> = (0..6).map(|_| pattern(8 << 20)).collect();
+        let (file, index) = stored(&contents);
+        let cache = Cache::default();
+        for frame in &index.frames {
+            let mut out = Vec::new();
+            cache
+                .read(1, &file, frame, frame.start, frame.start + 1, &mut out)
+                .unwrap();
+            assert!(bytes_kept(&cache) <= LIMIT);
+        }
+        assert!(bytes_kept(&cache) > 0);
+        assert!(cache.clear());
+        assert!(!cache.clear());
+        assert_eq!(bytes_kept(&cache), 0);
+    }
+
+    #[test]
+    fn another_state_of_the_file_is_another_entry() {
+        let (old, old_index) = stored(&[b"old".to_vec()]);
+        let (new, new_index) = stored(&[b"new".to_vec()]);
+        let (cache, mut out) = (Cache::default(), Vec::new());
+        cache
+            .read(1, &old, &old_index.frames[0], 0, 3, &mut out)
+            .unwrap();
+        cache
+            .read(2, &new, &new_index.frames[0], 0, 3, &mut out)
+            .unwrap();
+        cache
+            .read(1, &new, &old_index.frames[0], 0, 3, &mut out)
+            .unwrap();
+        assert_eq!(out, b"oldnewold");
+    }
+
+    #[test]
+    fn of_a_large_frame_only_a_window_is_kept() {
+        let content = pattern(24 << 20);
+        let (file, index) = stored(std::slice::from_ref(&content));
+        let (cache, frame) = (Cache::default(), &index.frames[0]);
+        let step = 1 << 20;
+        let read = |from: usize| {
+            let mut out = Vec::new();
+            let to = (from + step).min(content.len());
+            cache
+                .read(1, &file, frame, from as u64, to as u64, &mut out)
+                .unwrap();
+            assert_eq!(out, content[from..to]);
+            assert!(bytes_kept(&cache) <= 4 * WINDOW);
+        };
+        for from in (0..content.len()).step_by(step) {
+            read(from);
+            // Read-ahead that comes a little out of order.
+            read(from.saturating_sub(step));
+        }
+        // Back to the start, far ahead, and back a little.
+        read(0);
+        read(20 << 20);
+        read(19 << 20);
+    }
+
+    #[test]
+    fn a_damaged_frame_is_never_served_again() {
+        for size in [1 << 20, 20 << 20] {
+            let (file, index) = stored(&[pattern(size)]);
+            let frame = &index.frames[0];
+            let last = frame.len - 1;
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, last).unwrap();
+            file.write_all_at(&[!byte[0]], last).unwrap();
+            let (cache, mut out) = (Cache::default(), Vec::new());
+            let size = size as u64;
+            // Nobody knows yet: the checksum is at the end.
+            cache.read(1, &file, frame, 0, 10, &mut out).unwrap();
+            assert!(
+                cache
+                    .read(1, &file, frame, size - 1, size, &mut out)
+                    .is_err()
+            );
+            for from in [0, size / 2, size - 1] {
+                assert!(
+                    cache
+                        .read(1, &file, frame, from, from + 1, &mut out)
+                        .is_err()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_of_another_size_than_the_index_says_is_refused() {
+        let (file, index) = stored(&[pattern(1000)]);
+        for size in [999, 1001] {
+            let wrong = Frame {
+                size,
+                ..index.frames[0]
+            };
+            let (cache, mut out) = (Cache::default(), Vec::new());
+            assert!(cache.read(1, &file, &wrong, 0, size, &mut out).is_err());
+        }
     }
 }

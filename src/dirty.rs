@@ -110,3 +110,92 @@ impl Dirty {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inodes::ROOT;
+    use crate::shared::Shared;
+    use crate::store::Store;
+    use crate::sys;
+    use std::ffi::OsStr;
+    use std::path::PathBuf;
+
+    const SOON: Option<Duration> = Some(Duration::from_millis(1));
+
+    /// A table that knows one file, once.
+    fn known(test: &str) -> (Inodes, u64) {
+        let name = format!("cellar-dirty-{}-{test}", std::process::id());
+        let dir: PathBuf = std::env::temp_dir().join(name);
+        let store = Store::open(&dir, false, false).unwrap();
+        let root = sys::fstat(store.root()).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+        let inodes = Inodes::new(Arc::new(Shared::new(store)), &root);
+        let mut stat = root;
+        (stat.mode, stat.ino) = (libc::S_IFREG, root.ino + 1);
+        let ino = inodes.reach(ROOT, OsStr::new("x.jsonl"), &stat).ino;
+        (inodes, ino)
+    }
+
+    #[test]
+    fn a_noted_session_is_held_until_it_is_done() {
+        let (inodes, ino) = known("held");
+        let dirty = Dirty::default();
+        dirty.note(ino, &inodes);
+        dirty.note(ino, &inodes);
+        inodes.forget(ino, 1);
+        assert!(inodes.get(ino).is_ok());
+        let [(waiting, written)] = dirty.waiting()[..] else {
+            panic!("one session waits");
+        };
+        assert_eq!(waiting, ino);
+        dirty.done(ino, written, &inodes);
+        assert!(inodes.get(ino).is_err());
+        assert!(dirty.waiting().is_empty());
+        dirty.done(ino, written, &inodes);
+    }
+
+    #[test]
+    fn a_session_written_to_meanwhile_is_not_done() {
+        let (inodes, ino) = known("meanwhile");
+        let dirty = Dirty::default();
+        dirty.note(ino, &inodes);
+        let (_, before) = dirty.waiting()[0];
+        std::thread::sleep(Duration::from_millis(1));
+        dirty.note(ino, &inodes);
+        dirty.done(ino, before, &inodes);
+        let (_, after) = dirty.waiting()[0];
+        assert!(after > before);
+        dirty.done(ino, after, &inodes);
+        assert!(dirty.waiting().is_empty());
+    }
+
+    #[test]
+    fn the_pass_is_woken_once_for_each_reason_and_stops_first() {
+        let (inodes, ino) = known("woken");
+        let dirty = Dirty::default();
+        dirty.note(ino, &inodes);
+        dirty.everything();
+        assert_eq!(dirty.wait(None), Wake::Everything);
+        assert_eq!(dirty.wait(None), Wake::Look);
+        // Noted already: nothing new, only the time runs out.
+        dirty.note(ino, &inodes);
+        let started = Instant::now();
+        assert_eq!(dirty.wait(SOON), Wake::Look);
+        assert!(started.elapsed() >= SOON.unwrap());
+        dirty.everything();
+        dirty.stop();
+        assert!(dirty.stopping());
+        assert_eq!(dirty.wait(None), Wake::Stop);
+        assert_eq!(dirty.wait(None), Wake::Stop);
+    }
+
+    #[test]
+    fn a_sleeping_pass_is_woken() {
+        let dirty = Dirty::default();
+        let pass = dirty.clone();
+        let thread = std::thread::spawn(move || pass.wait(None));
+        dirty.stop();
+        assert_eq!(thread.join().unwrap(), Wake::Stop);
+    }
+}

@@ -32,6 +32,7 @@
 //! was never acknowledged.
 
 use crate::sys::errno;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -49,9 +50,9 @@ pub const LEVEL_FOLD: i32 = 9;
 pub const LEVEL_SEAL: i32 = 19;
 
 const MAGIC_FRAME: u32 = 0xFD2F_B528;
-const MAGIC_SKIPPABLE: u32 = 0x184D_2A50;
-const MAGIC_TRAILER: u32 = 0x184D_2A5C;
-const MAGIC_TABLE: u32 = 0x184D_2A5E;
+pub const MAGIC_SKIPPABLE: u32 = 0x184D_2A50;
+pub const MAGIC_TRAILER: u32 = 0x184D_2A5C;
+pub const MAGIC_TABLE: u32 = 0x184D_2A5E;
 const MAGIC_TABLE_FOOTER: u32 = 0x8F92_EAB1;
 const TABLE_FOOTER: u64 = 9;
 /// `zstd` itself refuses larger windows without being told; so do we (bounded memory).
@@ -103,12 +104,25 @@ fn le64(bytes: &[u8]) -> u64 {
         .fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
+/// What is wrong with a store file, and where in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub at: u64,
+    pub what: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "damaged at offset {}: {}", self.at, self.what)
+    }
+}
+
+impl std::error::Error for Damage {}
+
 /// EIO that says where; it reaches the log, the errno reaches the caller.
 pub fn damaged(at: u64, what: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("damaged at offset {at}: {what}"),
-    )
+    let what = what.to_owned();
+    io::Error::new(io::ErrorKind::InvalidData, Damage { at, what })
 }
 
 /// The record that commits an append.
@@ -257,7 +271,7 @@ pub fn ends(file: &File, size: u64) -> io::Result<Option<Ends>> {
 }
 
 /// The frames of the seek table that ends at offset `end`, if there is one and it fits the file.
-fn seek_table(file: &File, end: u64) -> io::Result<Option<Vec<Frame>>> {
+pub fn seek_table(file: &File, end: u64) -> io::Result<Option<Vec<Frame>>> {
     if end < TABLE_FOOTER + 8 {
         return Ok(None);
     }
@@ -352,7 +366,7 @@ fn chained(file: &File, ends: Ends) -> io::Result<Index> {
     }
     let mut index = if pos == 0 {
         Index::default()
-    } else if let Some(frames) = seek_table(file, pos)? {
+    } else if let Some(frames) = seek_table(file, pos)?.filter(|frames| agree(file, frames)) {
         Index {
             ends: Ends {
                 logical: frames.last().map_or(0, Frame::end),
@@ -364,6 +378,9 @@ fn chained(file: &File, ends: Ends) -> io::Result<Index> {
     } else {
         Walk::new(file, pos).run(0)?
     };
+    if appended.is_empty() && index.foreign {
+        return Ok(index);
+    }
     for (mut frame, logical_end) in appended.into_iter().rev() {
         let known = index.ends.logical;
         if index.lost_at.is_some() || index.torn > 0 {
@@ -385,6 +402,20 @@ fn chained(file: &File, ends: Ends) -> io::Result<Index> {
     }
     index.ends = ends;
     Ok(index)
+}
+
+/// Whether the frames of a seek table, which has no checksum of its own, hold what it says. Believing
+/// a wrong size would give every later byte at a wrong offset; but where the frame is what is broken,
+/// the table is all that knows the place of the others. So only a frame whose checksum holds counts
+/// against the table.
+fn agree(file: &File, frames: &[Frame]) -> bool {
+    let mut checker = Checker::default();
+    frames.iter().all(|frame| match header(file, frame.at) {
+        Ok(Some(h)) if h.checksum && h.content != Some(frame.size) => checker
+            .count(file, frame)
+            .map_or(true, |real| real == frame.size),
+        _ => true,
+    })
 }
 
 /// Reads trailers back to front, many to one `pread`.
@@ -508,6 +539,7 @@ impl<'a> Walk<'a> {
             ..Index::default()
         };
         let (mut pos, mut logical) = (from, 0);
+        let mut checker = Checker::default();
         let mut uncommitted = 0;
         let mut committed = false;
         while pos < self.size {
@@ -529,7 +561,7 @@ impl<'a> Walk<'a> {
                 };
                 if content.is_none() {
                     index.unsized_frames = true;
-                    frame.size = count(self.file, &frame).unwrap_or(0);
+                    frame.size = checker.count(self.file, &frame).unwrap_or(0);
                 }
                 if frame.start.checked_add(frame.size).is_none() {
                     index.lost_at.get_or_insert(pos);
@@ -551,7 +583,7 @@ impl<'a> Walk<'a> {
         if committed {
             let sound = index.frames[uncommitted..]
                 .iter()
-                .take_while(|f| verify(self.file, f).is_ok())
+                .take_while(|f| checker.verify(self.file, f).is_ok())
                 .count();
             if let Some(bad) = index.frames.get(uncommitted + sound) {
                 (index.torn, pos, logical) = (self.size - bad.at, bad.at, bad.start);
@@ -622,8 +654,16 @@ impl<'a> Walk<'a> {
                             return Ok(Some((here, t.logical)));
                         }
                     }
-                    MAGIC_FRAME if self.frame_end(here)?.is_some() => {
-                        return Ok(Some((here, logical.saturating_add(gap))));
+                    MAGIC_FRAME => {
+                        if let Some((end, content)) = self.frame_end(here)? {
+                            // The trailer behind it knows its place. Without one at least a byte is
+                            // missing, so that no reader passes over the damage unaware.
+                            let start = match (self.trailer_at(end)?, content) {
+                                (Some(t), Some(size)) => t.logical.saturating_sub(size),
+                                _ => logical.saturating_add(gap.max(1)),
+                            };
+                            return Ok(Some((here, start)));
+                        }
                     }
                     _ => {}
                 }
@@ -727,6 +767,8 @@ impl Decoder {
             if self.used == self.chunk.len() && self.at < self.end {
                 self.chunk
                     .resize(IO_CHUNK.min((self.end - self.at) as usize), 0);
+                // Nothing to use yet, should the read fail.
+                self.used = self.chunk.len();
                 file.read_exact_at(&mut self.chunk, self.at)?;
                 self.at += self.chunk.len() as u64;
                 self.used = 0;
@@ -778,24 +820,47 @@ impl SmallDecoder {
     }
 }
 
-/// Decodes a frame through, throwing the bytes away; returns how many there were.
-pub fn count(file: &File, frame: &Frame) -> io::Result<u64> {
-    let (mut decoder, mut out, mut total) = (Decoder::new(frame)?, Vec::new(), 0);
-    loop {
-        out.clear();
-        match decoder.read(file, &mut out, IO_CHUNK)? {
-            0 => return Ok(total),
-            n => total += n as u64,
-        }
-    }
+/// Decodes frames through, throwing the bytes away; keeps its memory between frames.
+#[derive(Default)]
+pub struct Checker {
+    decoder: Option<Decoder>,
+    out: Vec<u8>,
 }
 
-/// Decodes a frame through and compares its size with the index's.
-pub fn verify(file: &File, frame: &Frame) -> io::Result<()> {
-    if count(file, frame)? != frame.size {
-        return Err(damaged(frame.at, "frame holds another size than it says"));
+impl Checker {
+    /// How many bytes the frame really holds.
+    fn count(&mut self, file: &File, frame: &Frame) -> io::Result<u64> {
+        let decoder = match &mut self.decoder {
+            Some(decoder) => {
+                decoder.restart(frame)?;
+                decoder
+            }
+            none => none.insert(Decoder::new(frame)?),
+        };
+        let mut total = 0;
+        loop {
+            self.out.clear();
+            match decoder.read(file, &mut self.out, IO_CHUNK)? {
+                0 => break,
+                n => total += n as u64,
+            }
+        }
+        if decoder.used < decoder.chunk.len() || decoder.at < decoder.end {
+            return Err(damaged(frame.at, "frame is shorter than the index says"));
+        }
+        Ok(total)
     }
-    Ok(())
+
+    /// Decodes a frame through and compares its size with the index's.
+    pub fn verify(&mut self, file: &File, frame: &Frame) -> io::Result<()> {
+        if self.count(file, frame)? != frame.size {
+            return Err(damaged(
+                frame.at,
+                "frame holds another size than the index says",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Reads a session's decoded bytes from front to back; a gap is an error.
@@ -865,3 +930,6 @@ impl<'a> Stream<'a> {
         Ok(out.len() - before)
     }
 }
+
+#[cfg(test)]
+mod tests;

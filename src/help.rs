@@ -128,9 +128,12 @@ Options:
 ";
 
 const LIST: &str = "\
-List the sessions in a directory that is not mounted.
+List the sessions in a directory and in the directories directly in it, newest first.
 
 Usage: claude-cellar list DIR
+
+DIR is a store, a project directory, or any other; links in it are not followed.
+Inside a mount, STORED is the space allocated in the store.
 
 Options:
   -h, --help  Show this text
@@ -140,6 +143,8 @@ const COMPRESS: &str = "\
 Compress one session to FILE.zst, check that it decodes to the same bytes, then delete FILE.
 
 Usage: claude-cellar compress [OPTIONS] FILE
+
+FILE ends in .jsonl. Nothing is overwritten, and a file that changes meanwhile is left alone.
 
 Options:
       --keep  Keep FILE
@@ -151,7 +156,7 @@ Write a compressed session back as a plain file. The compressed one stays.
 
 Usage: claude-cellar decompress FILE [OUT]
 
-OUT is FILE without .zst unless given, and is never overwritten.
+FILE ends in .jsonl.zst. OUT is FILE without .zst unless given, and is never overwritten.
 
 Options:
   -h, --help  Show this text
@@ -162,10 +167,15 @@ Decode every stored byte and report damage. Exits with 0 if all is sound, 1 if n
 
 Usage: claude-cellar verify [OPTIONS] [PATH...]
 
-Checks the whole store unless given files or directories.
+Checks the whole store unless given stores, project directories or sessions. Changes nothing,
+and may run while the store is mounted.
 
 Options:
-      --json  Print one JSON object
+      --json  Print one JSON object:
+              {\"files\":N,\"original_bytes\":N,\"stored_bytes\":N,\"recovered\":N,
+               \"findings\":[{\"path\":TEXT,\"offset\":N,\"what\":TEXT}]}
+              offset counts bytes of the store file; recovered counts what lies in
+              .cellar/recovered
   -h, --help  Show this text
 ";
 

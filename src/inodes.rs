@@ -148,6 +148,7 @@ impl Inodes {
             .known(parent, name, stat)
             .unwrap_or_else(|| table.insert(&self.shared, stat));
         table.attach(ino, parent, name);
+        table.rekey(ino, stat);
         if stat.nlink > 1 && stat.is(libc::S_IFREG) {
             table.linked.insert((stat.dev, stat.ino), ino);
         }
@@ -155,7 +156,6 @@ impl Inodes {
             unreachable!("attached above")
         };
         slot.lookups += 1;
-        slot.key = (stat.dev, stat.ino);
         slot.node.clone()
     }
 
@@ -181,6 +181,7 @@ impl Inodes {
         let Some(ino) = table.detach(parent, name) else {
             return false;
         };
+        table.release(parent);
         let Some(slot) = table.slots.get(&ino) else {
             return false;
         };
@@ -192,7 +193,9 @@ impl Inodes {
                 ..*stat
             });
             let key = slot.key;
-            table.linked.remove(&key);
+            if table.linked.get(&key) == Some(&ino) {
+                table.linked.remove(&key);
+            }
         }
         table.release(ino);
         last
@@ -202,10 +205,10 @@ impl Inodes {
     pub fn linked(&self, ino: u64, parent: u64, name: &OsStr, stat: &Stat) {
         let mut table = lock(&self.table);
         table.attach(ino, parent, name);
-        table.linked.insert((stat.dev, stat.ino), ino);
+        table.rekey(ino, stat);
         if let Some(slot) = table.slots.get_mut(&ino) {
-            slot.key = (stat.dev, stat.ino);
             slot.lookups += 1;
+            table.linked.insert((stat.dev, stat.ino), ino);
         }
     }
 
@@ -214,6 +217,7 @@ impl Inodes {
         let mut table = lock(&self.table);
         if let Some(ino) = table.detach(parent, name) {
             table.attach(ino, new_parent, new_name);
+            table.release(parent);
         }
     }
 
@@ -227,6 +231,8 @@ impl Inodes {
         if let Some(ino) = second {
             table.attach(ino, a.0, a.1);
         }
+        table.release(a.0);
+        table.release(b.0);
     }
 }
 
@@ -282,6 +288,18 @@ impl Table {
         ino
     }
 
+    /// Notes the store inode a node has now. The number it had may soon be another file's.
+    fn rekey(&mut self, ino: u64, stat: &Stat) {
+        let key = (stat.dev, stat.ino);
+        let Some(slot) = self.slots.get_mut(&ino) else {
+            return;
+        };
+        let old = std::mem::replace(&mut slot.key, key);
+        if old != key && self.linked.get(&old) == Some(&ino) {
+            self.linked.remove(&old);
+        }
+    }
+
     /// Gives a node a name, which leaves whoever had it.
     fn attach(&mut self, ino: u64, parent: u64, name: &OsStr) {
         let key = (parent, name.to_owned());
@@ -300,7 +318,8 @@ impl Table {
         }
     }
 
-    /// Takes a name from its node, which is returned and may have to be released.
+    /// Takes a name from its node, which is returned. It and the parent may have to be released, but
+    /// not before both have what they get instead.
     fn detach(&mut self, parent: u64, name: &OsStr) -> Option<u64> {
         let key = (parent, name.to_owned());
         let ino = self.names.remove(&key)?;
@@ -309,7 +328,6 @@ impl Table {
         }
         if let Some(slot) = self.slots.get_mut(&parent) {
             slot.children = slot.children.saturating_sub(1);
-            self.release(parent);
         }
         Some(ino)
     }
@@ -335,5 +353,210 @@ impl Table {
                 self.release(parent);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn table() -> Inodes {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cellar-inodes-{}-{count}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        let store = Store::open(&dir, false, false).unwrap();
+        // The table never looks into the store.
+        std::fs::remove_dir_all(&dir).unwrap();
+        Inodes::new(Arc::new(Shared::new(store)), &stat(2, libc::S_IFDIR, 1))
+    }
+
+    fn stat(ino: u64, kind: u32, nlink: u64) -> Stat {
+        Stat {
+            dev: 7,
+            ino,
+            mode: kind | 0o600,
+            nlink,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 0,
+            blocks: 0,
+            atime: (0, 0),
+            mtime: (0, 0),
+            ctime: (0, 0),
+        }
+    }
+
+    fn reach(inodes: &Inodes, parent: u64, name: &str, store_ino: u64) -> u64 {
+        let stat = stat(store_ino, libc::S_IFREG, 1);
+        inodes.reach(parent, OsStr::new(name), &stat).ino
+    }
+
+    fn dir(inodes: &Inodes, parent: u64, name: &str, store_ino: u64) -> u64 {
+        let stat = stat(store_ino, libc::S_IFDIR, 2);
+        inodes.reach(parent, OsStr::new(name), &stat).ino
+    }
+
+    fn path(inodes: &Inodes, ino: u64) -> Option<PathBuf> {
+        inodes.place(ino).map(|place| place.path())
+    }
+
+    fn sizes(inodes: &Inodes) -> (usize, usize, usize) {
+        let table = lock(&inodes.table);
+        (table.slots.len(), table.names.len(), table.linked.len())
+    }
+
+    #[test]
+    fn forgetting_frees_a_node_and_its_parents() {
+        let inodes = table();
+        let a = dir(&inodes, ROOT, "a", 10);
+        let b = dir(&inodes, a, "b", 11);
+        let file = reach(&inodes, b, "x.jsonl", 12);
+        reach(&inodes, b, "x.jsonl", 12);
+        inodes.forget(a, 1);
+        inodes.forget(b, 1);
+        assert_eq!(path(&inodes, file), Some("a/b/x.jsonl".into()));
+        inodes.forget(file, 1);
+        assert_eq!(sizes(&inodes).0, 4);
+        inodes.forget(file, 1);
+        assert_eq!(sizes(&inodes), (1, 0, 0));
+        // More than was counted, and the top, change nothing.
+        inodes.forget(file, 1);
+        inodes.forget(ROOT, 1);
+        assert!(inodes.get(ROOT).is_ok());
+        assert!(inodes.get(file).is_err());
+    }
+
+    #[test]
+    fn a_held_node_outlives_the_kernel_s_interest() {
+        let inodes = table();
+        let file = reach(&inodes, ROOT, "f", 10);
+        inodes.hold(file);
+        inodes.forget(file, 1);
+        assert!(inodes.get(file).is_ok());
+        inodes.forget(file, 1);
+        assert!(inodes.get(file).is_err());
+    }
+
+    #[test]
+    fn a_session_stays_itself_when_its_store_file_is_replaced() {
+        let inodes = table();
+        let session = reach(&inodes, ROOT, "x.jsonl", 10);
+        assert_eq!(reach(&inodes, ROOT, "x.jsonl", 11), session);
+        // The number of its first store file is taken; whoever gets it is another object.
+        let other = reach(&inodes, ROOT, "other", 10);
+        assert_ne!(other, session);
+        // What is no session is another object when its store file is.
+        assert_ne!(reach(&inodes, ROOT, "other", 12), other);
+        // And so is one of another kind.
+        assert_ne!(dir(&inodes, ROOT, "x.jsonl", 13), session);
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_has_a_new_generation() {
+        let inodes = table();
+        let stat = stat(10, libc::S_IFREG, 1);
+        let first = inodes.reach(ROOT, OsStr::new("f"), &stat);
+        inodes.forget(first.ino, 1);
+        let second = inodes.reach(ROOT, OsStr::new("f"), &stat);
+        assert_eq!(second.ino, first.ino);
+        assert_ne!(second.generation, first.generation);
+    }
+
+    #[test]
+    fn numbers_never_collide_with_the_top_or_each_other() {
+        let inodes = table();
+        let numbers = [1, 0, OWN_NUMBERS, u64::MAX, 10].map(|store_ino| {
+            let name = format!("f{store_ino}");
+            reach(&inodes, ROOT, &name, store_ino)
+        });
+        for (n, ino) in numbers.iter().enumerate() {
+            assert_ne!(*ino, ROOT);
+            assert!(!numbers[..n].contains(ino));
+        }
+    }
+
+    #[test]
+    fn hard_links_share_a_number() {
+        let inodes = table();
+        let (a, b) = (OsStr::new("a"), OsStr::new("b"));
+        let two = stat(10, libc::S_IFREG, 2);
+        let file = inodes.reach(ROOT, a, &two).ino;
+        assert_eq!(inodes.reach(ROOT, b, &two).ino, file);
+        let c = OsStr::new("c");
+        inodes.linked(file, ROOT, c, &stat(10, libc::S_IFREG, 3));
+        assert_eq!(inodes.peek(ROOT, c).unwrap().ino, file);
+        assert!(!inodes.removed(ROOT, a, &two));
+        assert!(!inodes.removed(ROOT, b, &two));
+        assert!(inodes.get(file).unwrap().last().is_none());
+        assert!(inodes.removed(ROOT, c, &stat(10, libc::S_IFREG, 1)));
+        let last = inodes.get(file).unwrap().last().unwrap();
+        assert_eq!((last.ino, last.nlink), (file, 0));
+        inodes.forget(file, 3);
+        assert_eq!(sizes(&inodes), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_store_inode_left_behind_leads_nobody_to_the_old_node() {
+        let inodes = table();
+        let (a, b) = (OsStr::new("a.jsonl"), OsStr::new("b.jsonl"));
+        let session = inodes.reach(ROOT, a, &stat(10, libc::S_IFREG, 2)).ino;
+        inodes.reach(ROOT, b, &stat(10, libc::S_IFREG, 2));
+        inodes.removed(ROOT, b, &stat(10, libc::S_IFREG, 2));
+        // Sealed: another store file. Its old number goes to a file with two links.
+        assert_eq!(reach(&inodes, ROOT, "a.jsonl", 11), session);
+        let other = inodes
+            .reach(ROOT, OsStr::new("o"), &stat(10, libc::S_IFREG, 2))
+            .ino;
+        assert_ne!(other, session);
+        inodes.forget(session, 3);
+        inodes.forget(other, 1);
+        assert_eq!(sizes(&inodes), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_rename_moves_a_tree_and_replaces_a_name() {
+        let inodes = table();
+        let (a, b) = (dir(&inodes, ROOT, "a", 10), dir(&inodes, ROOT, "b", 11));
+        let (x, y) = (reach(&inodes, a, "x", 12), reach(&inodes, b, "y", 13));
+        let target = stat(13, libc::S_IFREG, 1);
+        assert!(inodes.removed(b, OsStr::new("y"), &target));
+        inodes.renamed(a, OsStr::new("x"), b, OsStr::new("y"));
+        assert_eq!(path(&inodes, x), Some("b/y".into()));
+        assert_eq!(path(&inodes, y), None);
+        assert!(inodes.peek(a, OsStr::new("x")).is_none());
+        inodes.renamed(ROOT, OsStr::new("b"), a, OsStr::new("c"));
+        assert_eq!(path(&inodes, x), Some("a/c/y".into()));
+        assert_eq!(inodes.dir(b).unwrap(), Path::new("a/c"));
+        for ino in [a, b, x, y] {
+            inodes.forget(ino, 1);
+        }
+        assert_eq!(sizes(&inodes), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_rename_in_a_directory_nobody_else_holds_keeps_it() {
+        let inodes = table();
+        let a = dir(&inodes, ROOT, "a", 10);
+        let x = reach(&inodes, a, "x", 11);
+        inodes.forget(a, 1);
+        inodes.renamed(a, OsStr::new("x"), a, OsStr::new("y"));
+        assert_eq!(path(&inodes, x), Some("a/y".into()));
+        assert_eq!(reach(&inodes, a, "y", 12), 12);
+        assert_eq!(path(&inodes, 12), Some("a/y".into()));
+    }
+
+    #[test]
+    fn an_exchange_swaps_two_names() {
+        let inodes = table();
+        let a = dir(&inodes, ROOT, "a", 10);
+        let (x, y) = (reach(&inodes, a, "x", 11), reach(&inodes, ROOT, "y", 12));
+        inodes.exchanged((a, OsStr::new("x")), (ROOT, OsStr::new("y")));
+        assert_eq!(path(&inodes, x), Some("y".into()));
+        assert_eq!(path(&inodes, y), Some("a/x".into()));
     }
 }

@@ -2,14 +2,13 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
 use claude_cellar::cli::{self, Command};
 use claude_cellar::config::{Config, Overrides};
 use claude_cellar::exit::{Exit, Failure};
 use claude_cellar::status::Status;
-use claude_cellar::{archive, logfile, mount, signals, umount, verify};
+use claude_cellar::{archive, list, logfile, mount, signals, umount, verify};
 
 fn main() -> ExitCode {
     signals::end_on_broken_pipe();
@@ -54,21 +53,13 @@ fn run(command: Command) -> Result<Exit, Failure> {
             print(if json { status.json() } else { status.text() }.as_bytes())?;
             Ok(status.exit())
         }
-        Command::List { dir } => done(archive::list(&dir), "cannot list", &dir),
-        Command::Compress { file, keep } => {
-            done(archive::compress(&file, keep), "cannot compress", &file)
-        }
+        Command::List { dir } => print(list::table(&dir)?.as_bytes()),
+        Command::Compress { file, keep } => print(archive::compress(&file, keep)?.as_bytes()),
         Command::Decompress { file, out } => {
-            let result = archive::decompress(&file, out.as_deref());
-            done(result, "cannot decompress", &file)
+            print(archive::decompress(&file, out.as_deref())?.as_bytes())
         }
         Command::Verify { paths, json } => {
-            let config = configured()?;
-            match verify::run(&config, &paths, json) {
-                Ok(false) => Ok(Exit::Done),
-                Ok(true) => Ok(Exit::Failed),
-                Err(error) => Err(Failure::at("cannot verify", &config.store_dir, error)),
-            }
+            verify::run(&configured()?, &paths, json, &mut io::stdout().lock())
         }
         Command::Log { tail } => print(&logfile::tail(&configured()?.log_file, tail)?),
     }
@@ -76,13 +67,6 @@ fn run(command: Command) -> Result<Exit, Failure> {
 
 fn configured() -> Result<Config, Failure> {
     Config::load(Overrides::default())
-}
-
-fn done(result: io::Result<()>, what: &str, path: &Path) -> Result<Exit, Failure> {
-    match result {
-        Ok(()) => Ok(Exit::Done),
-        Err(error) => Err(Failure::at(what, path, error)),
-    }
 }
 
 fn say(line: impl Display) -> Result<Exit, Failure> {

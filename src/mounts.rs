@@ -10,12 +10,15 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+
+use crate::sys;
 
 /// The subtype of our mounts, and their source.
 pub const NAME: &str = "claude-cellar";
@@ -62,6 +65,14 @@ pub enum Unmount {
 pub fn at(point: &Path) -> io::Result<Option<Mount>> {
     let table = fs::read("/proc/self/mountinfo")?;
     Ok(parse(&table).filter(|mount| mount.point == point).last())
+}
+
+/// Whether an open file or directory lies in a mounted cellar.
+pub fn in_cellar(fd: impl AsFd) -> io::Result<bool> {
+    let device = sys::fstat(fd)?.dev;
+    let number = format!("{}:{}", libc::major(device), libc::minor(device));
+    let table = fs::read("/proc/self/mountinfo")?;
+    Ok(parse(&table).any(|mount| mount.is_cellar() && mount.device == number.as_str()))
 }
 
 /// The lines of `mountinfo`: `id parent device root point options [tags] - kind source options`.

@@ -300,3 +300,189 @@ fn copy(from: &File, at: u64, to: &File, to_at: u64, len: u64) -> io::Result<()>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frames::LEVEL_APPEND;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn file(bytes: &[u8]) -> File {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cellar-rewrite-{}-{count}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).open(&path);
+        let file = file.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        file
+    }
+
+    fn encoder() -> Encoder {
+        Encoder::new(LEVEL_APPEND).unwrap()
+    }
+
+    fn index(file: &File) -> Index {
+        frames::index(file, file.metadata().unwrap().len()).unwrap()
+    }
+
+    fn raw(file: &File) -> Content<'_> {
+        let size = file.metadata().unwrap().len();
+        Content::Raw { file, size }
+    }
+
+    /// Bytes of which no two blocks are alike.
+    fn session(size: usize) -> Vec<u8> {
+        let mut bytes = vec![b'.'; size];
+        for (n, block) in bytes.chunks_exact_mut(1000).enumerate() {
+            block[..8].copy_from_slice(&n.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn seal(content: Content) -> (File, Ends) {
+        let out = file(b"");
+        let mut builder = Builder::new(&out);
+        let (mut encoder, go_on) = (encoder(), || false);
+        builder
+            .encode_rest(content, 0, &mut encoder, Builder::add, &go_on)
+            .unwrap();
+        builder.seal().unwrap();
+        assert!(builder.holds(content).unwrap());
+        let ends = builder.ends();
+        (out, ends)
+    }
+
+    #[test]
+    fn what_is_sealed_is_found_by_its_ends() {
+        let max = FRAME_MAX as usize;
+        for (size, count) in [
+            (0, 0),
+            (1, 1),
+            (max - 1, 1),
+            (max, 1),
+            (max + 1, 2),
+            (2 * max, 2),
+        ] {
+            let plain = file(&session(size));
+            let (stored, ends) = seal(raw(&plain));
+            assert!(ends.is_sealed(), "{size}");
+            assert_eq!(ends.logical, size as u64);
+            assert_eq!(ends.stored, stored.metadata().unwrap().len());
+            assert_eq!(frames::ends(&stored, ends.stored).unwrap(), Some(ends));
+            let index = index(&stored);
+            assert_eq!(index.frames.len(), count, "{size}");
+            assert!(!index.foreign);
+            let back = file(b"");
+            let (file, index) = (&stored, &index);
+            write_plain(Content::Packed { file, index }, &back).unwrap();
+            assert!(compare(raw(&back), raw(&plain)).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_copy_that_differs_is_not_held() {
+        let data = session(10_000);
+        let (stored, ends) = seal(raw(&file(&data)));
+        let builder = Builder::resume(&stored, ends);
+        let mut other = data.clone();
+        other[9_999] ^= 1;
+        assert!(builder.holds(raw(&file(&data))).unwrap());
+        assert!(!builder.holds(raw(&file(&other))).unwrap());
+        assert!(!builder.holds(raw(&file(&data[..9_999]))).unwrap());
+        let wrong = Ends {
+            logical: 9_999,
+            ..ends
+        };
+        assert!(
+            !Builder::resume(&stored, wrong)
+                .holds(raw(&file(&data[..9_999])))
+                .unwrap()
+        );
+        stored.write_all_at(b"!", ends.stored / 2).unwrap();
+        assert!(!builder.holds(raw(&file(&data))).unwrap_or(false));
+    }
+
+    #[test]
+    fn appended_frames_are_carried_with_new_trailers() {
+        let (start, more) = (session(5_000), [b"one\n".to_vec(), b"two\n".to_vec()]);
+        let (old, ends) = seal(raw(&file(&start)));
+        let mut builder = Builder::resume(&old, ends);
+        for line in &more {
+            builder.append(&mut encoder(), line).unwrap();
+        }
+        let found = index(&old);
+        assert_eq!(found.ends, builder.ends());
+        assert_eq!(found.frames.len(), 3);
+        // The new file's frames lie elsewhere, because it is sealed at another level.
+        let new = file(b"");
+        let mut builder = Builder::new(&new);
+        builder.add(&mut Encoder::new(9).unwrap(), &start).unwrap();
+        builder.seal().unwrap();
+        let sealed = builder.ends().sealed;
+        builder.carry(&old, &found.frames[1..]).unwrap();
+        assert_eq!(builder.ends().sealed, sealed);
+        let all = file(&[start, more.concat()].concat());
+        assert!(builder.holds(raw(&all)).unwrap());
+    }
+
+    #[test]
+    fn kept_frames_and_copied_starts_stay_as_they_are() {
+        let max = FRAME_MAX as usize;
+        let data = session(max + 3_000);
+        let (old, ends) = seal(raw(&file(&data)));
+        let found = index(&old);
+        let new = file(b"");
+        let mut builder = Builder::new(&new);
+        builder.keep(&old, &found.frames[..1]).unwrap();
+        builder.add(&mut encoder(), &data[max..]).unwrap();
+        builder.seal().unwrap();
+        assert!(builder.holds(raw(&file(&data))).unwrap());
+        assert_eq!(index(&new).frames[0], found.frames[0]);
+
+        let copy = file(b"");
+        let mut builder = Builder::new(&copy);
+        builder.copy_start(&old, ends).unwrap();
+        builder.append(&mut encoder(), b"more").unwrap();
+        let longer = file(&[&data[..], b"more"].concat());
+        assert!(builder.holds(raw(&longer)).unwrap());
+        assert_eq!(index(&copy).ends.sealed, ends.sealed);
+    }
+
+    #[test]
+    fn a_pass_that_is_told_to_stop_stops() {
+        let (plain, out) = (file(b"data"), file(b""));
+        let mut builder = Builder::new(&out);
+        let stopped = builder.encode_rest(raw(&plain), 0, &mut encoder(), Builder::add, &|| true);
+        assert_eq!(stopped.unwrap_err().kind(), io::ErrorKind::Interrupted);
+    }
+
+    #[test]
+    fn a_source_that_ends_early_is_an_error() {
+        let plain = file(b"data");
+        let content = Content::Raw {
+            file: &plain,
+            size: 9,
+        };
+        assert!(write_plain(content, &file(b"")).is_err());
+        let mut builder = Builder::new(&plain);
+        let frame = Frame {
+            at: 100,
+            len: 5,
+            start: 0,
+            size: 5,
+        };
+        assert!(builder.keep(&file(b"short"), &[frame]).is_err());
+    }
+
+    #[test]
+    fn compare_sees_sizes_and_bytes() {
+        let (a, b) = (file(b"same"), file(b"same"));
+        assert!(compare(raw(&a), raw(&b)).unwrap());
+        assert!(!compare(raw(&a), raw(&file(b"sane"))).unwrap());
+        assert!(!compare(raw(&a), raw(&file(b"sam"))).unwrap());
+        assert!(compare(raw(&file(b"")), raw(&file(b""))).unwrap());
+    }
+}

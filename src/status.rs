@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::mounts::{self, Health};
 use crate::survey::{Surveyed, survey};
-use crate::{json, paths, pidfile};
+use crate::{json, paths, pidfile, size};
 
 pub struct Status {
     mount: Option<Health>,
@@ -81,7 +81,7 @@ impl Status {
         line("store", self.store_dir.display().to_string());
         line("sessions", self.sessions.text());
         if let Some(free) = self.free_bytes {
-            line("free space", size(free));
+            line("free space", size::bytes(free));
         }
         if self.recovered > 0 {
             let place = self.store_dir.join(".cellar/recovered");
@@ -134,15 +134,19 @@ impl Status {
 impl Sessions {
     fn text(&self) -> String {
         let (stored, original) = (self.stored_bytes, self.original_bytes);
+<<<<<<< HEAD
         if self.count == 0 {
             return "none".to_string();
         }
         let ratio = original as f64 / stored.max(1) as f64;
+=======
+>>>>>>> 4799b63013067e426618b8c18d04b34ea65f0355
         let mut text = format!(
-            "{}, {} stored as {} ({ratio:.1}x)",
+            "{}, {} stored as {} ({})",
             self.count,
-            size(original),
-            size(stored)
+            size::bytes(original),
+            size::bytes(stored),
+            size::ratio(original, stored)
         );
         if self.unsealed > 0 {
             let _ = write!(text, ", {} waiting to be sealed", self.unsealed);
@@ -160,34 +164,4 @@ fn free_bytes(store_dir: &Path) -> Option<u64> {
     let existing = store_dir.ancestors().find(|dir| dir.exists())?;
     let stat = mounts::statvfs(existing).ok()?;
     Some(stat.f_bavail * stat.f_frsize)
-}
-
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes as f64;
-    let mut name = "B";
-    for unit in UNITS {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        name = unit;
-    }
-    match name {
-        "B" => format!("{bytes} B"),
-        _ => format!("{value:.1} {name}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_read_well() {
-        assert_eq!(size(0), "0 B");
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(5 << 30), "5.0 GiB");
-    }
 }

@@ -586,3 +586,299 @@ fn is_network(magic: u64) -> bool {
     ];
     NETWORK.contains(&magic)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::sync::atomic::AtomicU32;
+
+    /// A store of its own, removed at the end.
+    struct Fresh {
+        store: Store,
+        dir: PathBuf,
+    }
+
+    impl Fresh {
+        fn new() -> Fresh {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("cellar-store-{}-{count}", std::process::id());
+            let dir = std::env::temp_dir().join(name);
+            let store = Store::open(&dir, false, false).unwrap();
+            Fresh { store, dir }
+        }
+    }
+
+    impl Drop for Fresh {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+
+    fn name(bytes: &[u8]) -> &OsStr {
+        OsStr::from_bytes(bytes)
+    }
+
+    fn long(len: usize) -> OsString {
+        OsString::from_vec([vec![b'x'; len - SESSION.len()], SESSION.to_vec()].concat())
+    }
+
+    fn place(path: &str) -> Place {
+        let path = Path::new(path);
+        Place {
+            dir: path.parent().unwrap().to_owned(),
+            name: path.file_name().unwrap().to_owned(),
+        }
+    }
+
+    #[test]
+    fn sessions_have_a_packed_name_and_others_none() {
+        for (session, packed) in [
+            (&b"a.jsonl"[..], Some(&b"a.jsonl.zst"[..])),
+            (b"\xff\xfe.jsonl", Some(b"\xff\xfe.jsonl.zst")),
+            (b".jsonl", Some(b".jsonl.zst")),
+            (b"a.json", None),
+            (b"a.JSONL", None),
+            (b"a.jsonl.zst", None),
+            (b"jsonl", None),
+        ] {
+            assert_eq!(packed_name(name(session)).as_deref(), packed.map(name));
+            assert_eq!(is_session(name(session)), packed.is_some());
+        }
+    }
+
+    #[test]
+    fn names_too_long_for_a_suffix_stay_raw() {
+        for len in 249..=255 {
+            let session = long(len);
+            assert!(is_session(&session));
+            assert_eq!(packed_name(&session).is_some(), len <= 251, "{len}");
+            assert_eq!(sidecar_name(&session).is_some(), len <= 250, "{len}");
+            assert_eq!(visible_name(&session), Some(session.as_os_str()));
+        }
+        assert_eq!(packed_name(&long(251)).unwrap().len(), 255);
+    }
+
+    #[test]
+    fn visible_names_hide_what_is_the_cellar_s() {
+        for (stored, visible) in [
+            (&b"a.jsonl.zst"[..], Some(&b"a.jsonl"[..])),
+            (b"\xff.jsonl.zst", Some(b"\xff.jsonl")),
+            (b"a.jsonl", Some(b"a.jsonl")),
+            (b"a.jsonl.meta", None),
+            (b"a.zst", Some(b"a.zst")),
+            (b"a.meta", Some(b"a.meta")),
+            (b"a.jsonl.zst.zst", Some(b"a.jsonl.zst.zst")),
+            (b".cellar", Some(b".cellar")),
+        ] {
+            assert_eq!(visible_name(name(stored)), visible.map(name));
+        }
+    }
+
+    #[test]
+    fn reserved_are_the_store_s_own_names_only() {
+        let (top, below) = (Path::new(""), Path::new("-p"));
+        for (dir, bytes, reserved) in [
+            (top, &b".cellar"[..], true),
+            (below, b".cellar", false),
+            (below, b"a.jsonl.zst", true),
+            (below, b"\xff.jsonl.meta", true),
+            (top, b"a.jsonl.zst", true),
+            (below, b"a.zst", false),
+            (below, b"a.jsonl", false),
+        ] {
+            assert_eq!(is_reserved(dir, name(bytes)), reserved, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_store_is_made_private() {
+        let fresh = Fresh::new();
+        for dir in [
+            "",
+            ".cellar",
+            ".cellar/tmp",
+            ".cellar/recovered",
+            ".cellar/trash",
+        ] {
+            let mode = fs::metadata(fresh.dir.join(dir)).unwrap().mode();
+            assert_eq!(mode & 0o777, 0o700, "{dir}");
+        }
+    }
+
+    #[test]
+    fn the_lock_is_shared_or_exclusive() {
+        let fresh = Fresh::new();
+        let second = Store::open(&fresh.dir, false, false).unwrap();
+        let refused = Store::open(&fresh.dir, true, false).map(drop).unwrap_err();
+        assert!(is(&refused, libc::EAGAIN));
+        drop(second);
+    }
+
+    #[test]
+    fn nothing_outside_is_reached() {
+        let fresh = Fresh::new();
+        let outside = Fresh::new();
+        fs::create_dir(outside.dir.join("d")).unwrap();
+        fs::create_dir(fresh.dir.join("real")).unwrap();
+        symlink(outside.dir.join("d"), fresh.dir.join("link")).unwrap();
+        symlink("real", fresh.dir.join("inner")).unwrap();
+        assert!(fresh.store.dir(Path::new("real")).is_ok());
+        assert!(fresh.store.dir(Path::new("")).is_ok());
+        for (path, code) in [
+            ("link", libc::ELOOP),
+            ("inner", libc::ELOOP),
+            ("link/d", libc::ELOOP),
+            ("..", libc::EXDEV),
+            ("real/../..", libc::EXDEV),
+            ("/etc", libc::EXDEV),
+        ] {
+            let error = fresh.store.dir(Path::new(path)).unwrap_err();
+            assert!(is(&error, code), "{path}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_visible_name_finds_the_raw_form_first() {
+        let fresh = Fresh::new();
+        let (store, session) = (&fresh.store, OsStr::new("a.jsonl"));
+        let found = || store.find(store.root(), session);
+        assert!(is(&found().unwrap_err(), libc::ENOENT));
+        fs::create_dir(fresh.dir.join("a.jsonl.zst")).unwrap();
+        assert!(is(&found().unwrap_err(), libc::ENOENT));
+        fs::remove_dir(fresh.dir.join("a.jsonl.zst")).unwrap();
+        fs::write(fresh.dir.join("a.jsonl.zst"), "packed").unwrap();
+        assert_eq!(found().unwrap().form, Form::Packed);
+        fs::write(fresh.dir.join("a.jsonl"), "raw").unwrap();
+        assert_eq!(found().unwrap().form, Form::Raw);
+    }
+
+    #[test]
+    fn sessions_directly_in_projects_are_compressed() {
+        let fresh = Fresh::new();
+        let bundles = Store::open(&fresh.dir, false, true).unwrap();
+        for (path, plain, with_bundles) in [
+            ("-p/a.jsonl", true, true),
+            ("-p/u/subagents/a.jsonl", false, true),
+            ("a.jsonl", false, false),
+            ("-p/a.txt", false, false),
+        ] {
+            assert_eq!(fresh.store.compresses(&place(path)), plain, "{path}");
+            assert_eq!(bundles.compresses(&place(path)), with_bundles, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_sweep_leaves_what_somebody_works_on() {
+        let fresh = Fresh::new();
+        let tmp = fresh.dir.join(".cellar/tmp");
+        let working = fresh.store.temporary().unwrap();
+        fs::write(tmp.join("left"), "half").unwrap();
+        // Another daemon's sweep.
+        let other = Store::open(&fresh.dir, false, false).unwrap();
+        other.sweep().unwrap();
+        let left = || fs::read_dir(&tmp).unwrap().count();
+        assert_eq!(left(), 1);
+        assert!(!tmp.join("left").exists());
+        drop(working);
+        assert_eq!(left(), 0);
+    }
+
+    #[test]
+    fn a_temporary_file_replaces_what_is_in_its_place() {
+        let fresh = Fresh::new();
+        fs::write(fresh.dir.join("f"), "old").unwrap();
+        let temporary = fresh.store.temporary().unwrap();
+        temporary.file.write_all_at(b"new", 0).unwrap();
+        temporary
+            .place(fresh.store.root(), OsStr::new("f"))
+            .unwrap();
+        assert_eq!(fs::read(fresh.dir.join("f")).unwrap(), b"new");
+        assert_eq!(
+            fs::read_dir(fresh.dir.join(".cellar/tmp")).unwrap().count(),
+            0
+        );
+    }
+
+    #[test]
+    fn what_has_no_place_is_kept_under_a_name_of_its_own() {
+        let fresh = Fresh::new();
+        fs::create_dir(fresh.dir.join("-p")).unwrap();
+        fs::write(fresh.dir.join("-p/a.jsonl"), "moved").unwrap();
+        let place = place("-p/a.jsonl");
+        let dir = fresh.store.dir(&place.dir).unwrap();
+        for _ in 0..2 {
+            let mut bytes = &b"bytes"[..];
+            fresh.store.recover_bytes(&place, &mut bytes).unwrap();
+        }
+        fresh
+            .store
+            .recover_file(&place, dir.as_fd(), &place.name)
+            .unwrap();
+        let kept = fs::read_dir(fresh.dir.join(".cellar/recovered")).unwrap();
+        let mut kept: Vec<_> = kept.map(|e| fs::read(e.unwrap().path()).unwrap()).collect();
+        kept.sort();
+        assert_eq!(kept, [&b"bytes"[..], b"bytes", b"moved"]);
+        let longest = Place {
+            dir: "d".repeat(255).into(),
+            name: long(255),
+        };
+        assert!(fresh.store.recovered_name(&longest).len() <= NAME_MAX);
+    }
+
+    #[test]
+    fn a_hint_counts_for_one_store_size() {
+        let hint = Hint {
+            logical: 1 << 40,
+            stored: 9,
+            sealed: 5,
+        };
+        let bytes = [hint.logical, hint.stored, hint.sealed]
+            .map(u64::to_le_bytes)
+            .concat();
+        assert_eq!(Hint::decode(&bytes, 9), Some(hint));
+        assert_eq!(Hint::decode(&bytes, 10), None);
+        assert_eq!(Hint::decode(&bytes[..23], 9), None);
+        assert_eq!(Hint::decode(&[&bytes[..], b"x"].concat(), 9), None);
+        assert_eq!(Hint::decode(b"", 0), None);
+    }
+
+    #[test]
+    fn a_sidecar_gives_its_time_and_goes() {
+        let fresh = Fresh::new();
+        let session = OsStr::new("a.jsonl");
+        fs::write(fresh.dir.join("a.jsonl.zst"), "").unwrap();
+        let mut sidecar = [0; 48];
+        sidecar[8..16].copy_from_slice(&1_000_000_000i64.to_le_bytes());
+        fs::write(fresh.dir.join("a.jsonl.meta"), sidecar).unwrap();
+        fresh
+            .store
+            .apply_sidecar(fresh.store.root(), session)
+            .unwrap();
+        let mtime = fs::metadata(fresh.dir.join("a.jsonl.zst")).unwrap().mtime();
+        assert_eq!(mtime, 1_000_000_000);
+        fresh.store.drop_sidecar(fresh.store.root(), session);
+        assert!(!fresh.dir.join("a.jsonl.meta").exists());
+        // One that is cut short says nothing.
+        fs::write(fresh.dir.join("a.jsonl.meta"), "short").unwrap();
+        fresh
+            .store
+            .apply_sidecar(fresh.store.root(), session)
+            .unwrap();
+    }
+
+    #[test]
+    fn a_file_nobody_may_open_is_the_store_s_own() {
+        let fresh = Fresh::new();
+        let path = fresh.dir.join("f");
+        fs::write(&path, "x").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+        let opened = fresh
+            .store
+            .open_file(fresh.store.root(), OsStr::new("f"), libc::O_RDWR);
+        assert!(opened.is_ok());
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0);
+    }
+}

@@ -5,9 +5,9 @@
 
 use crate::frames;
 use crate::store::{HINT, Hint, OWN, is_session, visible_name};
-use crate::sys;
+use crate::sys::{self, Stat};
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,6 +24,10 @@ pub struct Surveyed {
     pub original: Option<u64>,
     /// Nothing waits to be compressed.
     pub sealed: bool,
+    /// Its store name, where it is another than the visible one.
+    pub packed: Option<OsString>,
+    /// What its store file's `stat` says.
+    pub stat: Stat,
 }
 
 /// All sessions directly in the project directories of a store; none if there is no store.
@@ -39,13 +43,14 @@ pub fn survey(store: &Path) -> io::Result<Vec<Surveyed>> {
         }
         let flags = libc::O_RDONLY | libc::O_DIRECTORY;
         if let Ok(dir) = sys::open_at(root.as_fd(), &project.name, flags, 0) {
-            survey_project(Path::new(&project.name), dir.as_fd(), &mut found)?;
+            directory(Path::new(&project.name), dir.as_fd(), &mut found)?;
         }
     }
     Ok(found)
 }
 
-fn survey_project(project: &Path, dir: BorrowedFd, found: &mut Vec<Surveyed>) -> io::Result<()> {
+/// The sessions directly in one directory; `path` is what their paths begin with.
+pub fn directory(path: &Path, dir: BorrowedFd, found: &mut Vec<Surveyed>) -> io::Result<()> {
     let mut seen: HashMap<PathBuf, usize> = HashMap::new();
     for entry in sys::read_dir(dir)? {
         let Some(name) = visible_name(&entry.name).filter(|n| is_session(n)) else {
@@ -58,7 +63,7 @@ fn survey_project(project: &Path, dir: BorrowedFd, found: &mut Vec<Surveyed>) ->
         if !stat.is(libc::S_IFREG) {
             continue;
         }
-        let path = project.join(name);
+        let path = path.join(name);
         let raw = name == entry.name;
         let session = if raw {
             Surveyed {
@@ -66,6 +71,8 @@ fn survey_project(project: &Path, dir: BorrowedFd, found: &mut Vec<Surveyed>) ->
                 stored: stat.size,
                 original: Some(stat.size),
                 sealed: false,
+                packed: None,
+                stat,
             }
         } else {
             let hint = look(dir, &entry.name, stat.size);
@@ -76,6 +83,8 @@ fn survey_project(project: &Path, dir: BorrowedFd, found: &mut Vec<Surveyed>) ->
                 stored: stat.size,
                 original,
                 sealed,
+                packed: Some(entry.name),
+                stat,
             }
         };
         // Of two forms the raw one is the session.
