@@ -134,13 +134,9 @@ impl Status {
 impl Sessions {
     fn text(&self) -> String {
         let (stored, original) = (self.stored_bytes, self.original_bytes);
-<<<<<<< HEAD
         if self.count == 0 {
             return "none".to_string();
         }
-        let ratio = original as f64 / stored.max(1) as f64;
-=======
->>>>>>> 4799b63013067e426618b8c18d04b34ea65f0355
         let mut text = format!(
             "{}, {} stored as {} ({})",
             self.count,

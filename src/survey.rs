@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub struct Surveyed {
     /// Visible path beneath the store.
     pub path: PathBuf,
-    /// Bytes of its store file.
+    /// Bytes of its store file, of both where it is there in two forms.
     pub stored: u64,
     /// Its size; `None` where only decoding could tell.
     pub original: Option<u64>,
@@ -70,7 +70,8 @@ pub fn directory(path: &Path, dir: BorrowedFd, found: &mut Vec<Surveyed>) -> io:
                 path: path.clone(),
                 stored: stat.size,
                 original: Some(stat.size),
-                sealed: false,
+                // With several links it is never compressed, so it does not wait.
+                sealed: stat.nlink > 1,
                 packed: None,
                 stat,
             }
@@ -87,14 +88,19 @@ pub fn directory(path: &Path, dir: BorrowedFd, found: &mut Vec<Surveyed>) -> io:
                 stat,
             }
         };
-        // Of two forms the raw one is the session.
+        // Of two forms the raw one is the session, and both take space.
         match seen.get(&path) {
             None => {
                 seen.insert(path, found.len());
                 found.push(session);
             }
-            Some(&at) if raw => found[at] = session,
-            Some(_) => {}
+            Some(&at) => {
+                let stored = found[at].stored + session.stored;
+                if raw {
+                    found[at] = session;
+                }
+                found[at].stored = stored;
+            }
         }
     }
     Ok(())

@@ -69,7 +69,10 @@ fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-#[allow(clippy::unnecessary_cast, reason = "st_nlink is 32 bits wide on aarch64")]
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "st_nlink is 32 bits wide on aarch64"
+)]
 fn to_stat(s: &libc::stat) -> Stat {
     Stat {
         dev: s.st_dev,

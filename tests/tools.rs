@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{ID, Mount, assert_same, line, sealed_session, sys};
+use common::{ID, Mount, assert_same, json_number, line, sealed_session, sys};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -269,4 +269,25 @@ fn free_space_is_the_store_s() {
         free(&mount.store("")),
         "blocks, block size, longest name"
     );
+}
+
+#[test]
+fn status_counts_as_waiting_only_what_will_be_sealed() {
+    let mount = Mount::start("waiting");
+    fs::create_dir(mount.path("p")).unwrap();
+    let long = format!("p/{}.jsonl", "l".repeat(248));
+    for name in ["p/linked.jsonl", &long, "p/plain.jsonl"] {
+        fs::write(mount.path(name), line("s", 0, 3_000)).unwrap();
+    }
+    fs::hard_link(mount.path("p/linked.jsonl"), mount.path("p/other.jsonl")).unwrap();
+    mount.seal_and_wait();
+    if mount.has_store() {
+        let status = mount.run(&["status", "--json"]).stdout;
+        let waiting = json_number(&String::from_utf8_lossy(&status), "unsealed");
+        assert_eq!(
+            waiting,
+            Some(0),
+            "linked sessions and long names stay raw, so they do not wait"
+        );
+    }
 }

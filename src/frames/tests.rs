@@ -3,6 +3,7 @@
 
 use super::*;
 use std::sync::atomic::{AtomicU32, Ordering};
+use zstd::zstd_safe::{CCtx, CParameter};
 
 /// A file without a name that holds these bytes.
 fn file(bytes: &[u8]) -> File {

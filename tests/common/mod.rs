@@ -9,6 +9,7 @@
 
 pub mod corpus;
 mod daemon;
+pub mod damage;
 pub mod foreign;
 pub mod frames;
 mod mount;
