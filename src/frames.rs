@@ -34,7 +34,7 @@
 mod codec;
 mod walk;
 
-pub use codec::{Checker, Decoder, Encoder, SmallDecoder, Stream};
+pub use codec::{Checker, Decoder, Encoder, Stream, WholeDecoder};
 
 use std::fmt;
 use std::fs::File;

@@ -149,7 +149,7 @@ impl Inodes {
             .unwrap_or_else(|| table.insert(&self.shared, stat));
         table.attach(ino, parent, name);
         table.rekey(ino, stat);
-        if stat.nlink > 1 && stat.is(libc::S_IFREG) {
+        if stat.nlink > 1 && !stat.is(libc::S_IFDIR) {
             table.linked.insert((stat.dev, stat.ino), ino);
         }
         let Some(slot) = table.slots.get_mut(&ino) else {
@@ -250,14 +250,14 @@ impl Table {
 
     fn known(&self, parent: u64, name: &OsStr, stat: &Stat) -> Option<u64> {
         let key = (stat.dev, stat.ino);
+        let same_kind = |ino: &u64| self.slots.get(ino).is_some_and(|s| stat.is(s.node.kind));
         let by_link = self.linked.get(&key).filter(|_| stat.nlink > 1);
-        if let Some(ino) = by_link {
+        if let Some(ino) = by_link.filter(|ino| same_kind(ino)) {
             return Some(*ino);
         }
         let ino = *self.names.get(&(parent, name.to_owned()))?;
         let slot = self.slots.get(&ino)?;
-        let same_kind = stat.is(slot.node.kind);
-        (same_kind && (slot.key == key || (stat.is(libc::S_IFREG) && is_session(name))))
+        (same_kind(&ino) && (slot.key == key || (stat.is(libc::S_IFREG) && is_session(name))))
             .then_some(ino)
     }
 

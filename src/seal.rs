@@ -19,7 +19,7 @@
 use crate::dirty::{Dirty, Wake};
 use crate::frames::{Encoder, Ends, FRAME_MAX, Frame, LEVEL_FOLD, LEVEL_SEAL};
 use crate::rewrite::Builder;
-use crate::session::{Session, Snapshot, Where, finish};
+use crate::session::{Replacement, Session, Snapshot, Where};
 use crate::store::{Form, Hint, Place, is_reserved, is_session, visible_name};
 use crate::survey::look;
 use crate::sys::{self, Stat};
@@ -229,8 +229,8 @@ impl Pass {
                 "the compressed copy does not decode to the session",
             ));
         }
-        finish(&snapshot.body.file, &temporary.file, &builder.ends())?;
-        let mut built = builder.ends();
+        let ends = builder.ends();
+        let mut replacement = Replacement::new(temporary, ends, &snapshot)?;
         loop {
             let known = snapshot.index.frames.len();
             let before = snapshot.index.ends.stored;
@@ -238,24 +238,21 @@ impl Pass {
                 return Ok(false);
             }
             if snapshot.index.frames.len() > known {
-                let mut builder = Builder::resume(&temporary.file, built);
-                builder.carry(&snapshot.body.file, &snapshot.index.frames[known..])?;
-                built = builder.ends();
-                finish(&snapshot.body.file, &temporary.file, &built)?;
+                replacement.carry(&snapshot, known)?;
             }
             if snapshot.index.ends.stored - before <= CARRY_LAST {
                 break;
             }
         }
-        let old = snapshot.stat.size;
-        if !session.replace(&at, &snapshot, temporary, built)? {
+        let (old, new) = (snapshot.stat.size, replacement.ends());
+        if !session.replace(&at, &snapshot, replacement)? {
             return Ok(false);
         }
         log::info!(
             "{}: {depth:?} {} bytes, stored {old} -> {} in {:.1} s",
             place.path().display(),
-            built.logical,
-            built.stored,
+            new.logical,
+            new.stored,
             started.elapsed().as_secs_f64()
         );
         Ok(true)

@@ -16,7 +16,7 @@ mod read;
 mod reshape;
 mod write;
 
-pub use reshape::{Snapshot, finish};
+pub use reshape::{Replacement, Snapshot, finish};
 
 use crate::cache::lock;
 use crate::frames::{self, Ends, Index};
@@ -489,27 +489,25 @@ impl Session {
         })
     }
 
-    /// The open store file, for what is changed through a descriptor; `None` when nobody has it open.
-    pub fn open_body(&self, at: Where) -> io::Result<Option<Arc<Body>>> {
+    /// Runs `work`, which changes no bytes, on a descriptor of the store file (`O_PATH` where it is
+    /// not open). Nobody replaces the file meanwhile.
+    pub fn with_store_file<T>(
+        &self,
+        at: Where,
+        work: impl FnOnce(BorrowedFd) -> io::Result<T>,
+    ) -> io::Result<T> {
         let mut st = self.state()?;
         let place = at();
-        if st.body.is_none() {
-            return Ok(None);
+        if st.body.is_some() {
+            let (body, before) = self.current(&mut st, place.as_ref())?;
+            return st.touched(&before, body.file.as_fd(), work);
         }
-        Ok(Some(self.current(&mut st, place.as_ref())?.0))
-    }
-
-    /// What an open descriptor's owner changed other than bytes (times, mode, attributes).
-    pub fn touched(&self, before: &Stat, after: &Stat) -> io::Result<()> {
-        let mut st = self.state()?;
-        if let Some(ends) = st
-            .known
-            .filter(|k| k.stamp == Stamp::of(before))
-            .map(|k| k.ends)
-        {
-            st.changed(before, after, ends);
-        }
-        Ok(())
+        let place = place.ok_or_else(|| errno(libc::ENOENT))?;
+        let dir = self.store().dir(&place.dir)?;
+        let found = self.store().find(dir.as_fd(), &place.name)?;
+        let stored = self.store().stored_name(&place.name, found.form)?;
+        let file = sys::open_at(dir.as_fd(), &stored, libc::O_PATH, 0)?;
+        st.touched(&sys::fstat(&file)?, file.as_fd(), work)
     }
 }
 
@@ -521,6 +519,27 @@ impl State {
             self.version += 1;
         }
         (self.known, self.index) = (Some(known), index);
+    }
+
+    /// Runs work on the store file that changes other things than bytes.
+    fn touched<T>(
+        &mut self,
+        before: &Stat,
+        file: BorrowedFd,
+        work: impl FnOnce(BorrowedFd) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let result = work(file);
+        let after = sys::fstat(file)?;
+        let known = self.known.filter(|k| k.stamp == Stamp::of(before));
+        if let Some(known) = known.filter(|_| after != *before) {
+            self.changed(before, &after, known.ends);
+            // What is known of its end is as it was.
+            self.known = Some(Known {
+                stamp: Stamp::of(&after),
+                ..known
+            });
+        }
+        result
     }
 
     /// The store file was changed here, from `before` to `after`.

@@ -4,7 +4,7 @@
 //! in use at once, because making one costs more than using it.
 
 use crate::cache::{Cache, lock};
-use crate::frames::{Encoder, LEVEL_APPEND, SmallDecoder};
+use crate::frames::{Encoder, LEVEL_APPEND, WholeDecoder};
 use crate::store::Store;
 use crate::sys;
 use std::io;
@@ -16,7 +16,7 @@ pub struct Shared {
     pub store: Store,
     pub cache: Cache,
     encoders: Mutex<Vec<Encoder>>,
-    decoders: Mutex<Vec<SmallDecoder>>,
+    decoders: Mutex<Vec<WholeDecoder>>,
     bodies: AtomicU64,
 }
 
@@ -51,10 +51,10 @@ impl Shared {
 
     pub fn with_decoder<T>(
         &self,
-        work: impl FnOnce(&mut SmallDecoder) -> io::Result<T>,
+        work: impl FnOnce(&mut WholeDecoder) -> io::Result<T>,
     ) -> io::Result<T> {
         let kept = lock(&self.decoders).pop();
-        let mut decoder = kept.map_or_else(SmallDecoder::new, Ok)?;
+        let mut decoder = kept.map_or_else(WholeDecoder::new, Ok)?;
         let result = work(&mut decoder);
         lock(&self.decoders).push(decoder);
         result

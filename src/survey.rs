@@ -4,7 +4,7 @@
 //! that is read-only.
 
 use crate::frames;
-use crate::store::{HINT, Hint, OWN, is_session, visible_name};
+use crate::store::{HINT, Hint, OWN, is_session, packed_name, visible_name};
 use crate::sys::{self, Stat};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -70,8 +70,8 @@ pub fn directory(path: &Path, dir: BorrowedFd, found: &mut Vec<Surveyed>) -> io:
                 path: path.clone(),
                 stored: stat.size,
                 original: Some(stat.size),
-                // With several links it is never compressed, so it does not wait.
-                sealed: stat.nlink > 1,
+                // With several links or a long name it stays raw, so it does not wait.
+                sealed: stat.nlink > 1 || packed_name(name).is_none(),
                 packed: None,
                 stat,
             }

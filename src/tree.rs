@@ -198,6 +198,14 @@ impl Tree {
         sys::statvfs(self.store().root())
     }
 
+    /// The background pass is to look at a file, if it is one that is compressed.
+    fn note_written(&self, ino: u64) {
+        let place = self.inodes.place(ino);
+        if place.is_some_and(|place| self.store().compresses(&place)) {
+            self.dirty.note(ino, &self.inodes);
+        }
+    }
+
     fn count_open(&self) -> io::Result<()> {
         let open = self.open.fetch_add(1, Ordering::Relaxed);
         if self.max_open.is_some_and(|max| open >= max) {
@@ -216,7 +224,7 @@ impl Tree {
         if result.is_err() {
             self.open.fetch_sub(1, Ordering::Relaxed);
         } else if truncate {
-            self.dirty.note(ino, &self.inodes);
+            self.note_written(ino);
         }
         result
     }
@@ -252,9 +260,7 @@ impl Tree {
         let written = session
             .write(&at, offset, data, append, write_back)
             .inspect_err(|e| report(at(), e))?;
-        if at().is_some_and(|place| self.store().compresses(&place)) {
-            self.dirty.note(ino, &self.inodes);
-        }
+        self.note_written(ino);
         Ok(written)
     }
 
@@ -273,7 +279,7 @@ impl Tree {
         let node = self.inodes.file(ino)?;
         let session = node.session.as_ref().ok_or_else(|| errno(libc::EINVAL))?;
         session.allocate(&|| self.inodes.place(ino), mode, offset, len)?;
-        self.dirty.note(ino, &self.inodes);
+        self.note_written(ino);
         Ok(())
     }
 }

@@ -139,7 +139,7 @@ fn status_without_a_mount_counts_the_store_and_is_3() {
     }
     let text = home.run("status").ends(3).out;
     assert!(text.contains("not mounted"));
-    assert!(text.contains("2, "));
+    assert!(text.contains("stored as 17 B"));
     assert!(text.contains("recovered"));
 }
 

@@ -127,14 +127,14 @@ impl Decoder {
 }
 
 /// Decodes a whole frame of known size in one go; for small ones.
-pub struct SmallDecoder {
+pub struct WholeDecoder {
     context: DCtx<'static>,
     out: Vec<u8>,
 }
 
-impl SmallDecoder {
-    pub fn new() -> io::Result<SmallDecoder> {
-        Ok(SmallDecoder {
+impl WholeDecoder {
+    pub fn new() -> io::Result<WholeDecoder> {
+        Ok(WholeDecoder {
             context: DCtx::try_create().ok_or_else(|| errno(libc::ENOMEM))?,
             out: Vec::new(),
         })
@@ -153,6 +153,12 @@ impl SmallDecoder {
             ));
         }
         Ok(&self.out)
+    }
+
+    /// The same, for a single frame.
+    pub fn into_decoded(mut self, frame: &Frame, stored: &[u8]) -> io::Result<Vec<u8>> {
+        self.decode(frame, stored)?;
+        Ok(self.out)
     }
 }
 

@@ -6,7 +6,7 @@
 //! of the file; it then asks again page by page, so that only the damaged pages are lost.
 
 use super::{Body, Session, Where};
-use crate::cache::KEEP_WHOLE;
+use crate::cache::is_large;
 use crate::frames::{self, Frame};
 use crate::pool;
 use crate::store::Form;
@@ -64,7 +64,7 @@ impl Session {
             if run > 0 {
                 self.read_small(body, &rest[..run], offset, end, &mut out)?;
             } else {
-                if frame.size > KEEP_WHOLE {
+                if is_large(frame) {
                     pool::slow()?;
                 }
                 let to = frame.end().min(end);

@@ -290,15 +290,14 @@ impl Session {
         &self,
         at: Where,
         snapshot: &Snapshot,
-        temporary: Temporary,
-        built: Ends,
+        replacement: Replacement,
     ) -> io::Result<bool> {
         let mut st = self.state()?;
         let Some(place) = at().filter(|_| !st.unlinked) else {
             return Ok(false);
         };
         let replaced = self.with_open(&mut st, Some(&place), |session, st| {
-            session.replace_locked(st, &place, snapshot, temporary, built)
+            session.replace_locked(st, &place, snapshot, replacement)
         })?;
         drop(st);
         if replaced {
@@ -313,8 +312,7 @@ impl Session {
         st: &mut State,
         place: &Place,
         snapshot: &Snapshot,
-        temporary: Temporary,
-        built: Ends,
+        mut replacement: Replacement,
     ) -> io::Result<bool> {
         let locked = self.lock_current(st, Some(place))?;
         let (body, stat) = (&locked.body, &locked.stat);
@@ -331,15 +329,11 @@ impl Session {
         if stat.nlink != 1 || !now.continues(snapshot) {
             return Ok(false);
         }
-        let mut builder = Builder::resume(&temporary.file, built);
-        builder.carry(&body.file, &now.index.frames[snapshot.index.frames.len()..])?;
-        let ends = builder.ends();
-        if (stat.ctime, stat.mtime, stat.size)
-            != (snapshot.stat.ctime, snapshot.stat.mtime, snapshot.stat.size)
-        {
-            finish(&body.file, &temporary.file, &ends)?;
+        if !replacement.looks_like(stat) {
+            replacement.carry(&now, snapshot.index.frames.len())?;
         }
-        let file = self.put(st, Some(place), temporary, Form::Packed)?;
+        let ends = replacement.ends();
+        let file = self.put(st, Some(place), replacement.temporary, Form::Packed)?;
         if body.form == Form::Raw {
             self.remove_other(place, Form::Raw)?;
         }
@@ -348,6 +342,44 @@ impl Session {
         let after = sys::fstat(&file)?;
         st.replaced(stat, &after, self.body(file, Form::Packed, true), ends);
         Ok(true)
+    }
+}
+
+/// A store file that is to take a session's place: complete, durable, and looking like the old one as
+/// that was when it was last looked at.
+pub struct Replacement<'a> {
+    temporary: Temporary<'a>,
+    ends: Ends,
+    as_of: Stat,
+}
+
+impl<'a> Replacement<'a> {
+    pub fn new(temporary: Temporary<'a>, ends: Ends, of: &Snapshot) -> io::Result<Self> {
+        finish(&of.body.file, &temporary.file, &ends)?;
+        Ok(Replacement {
+            temporary,
+            ends,
+            as_of: of.stat,
+        })
+    }
+
+    pub fn ends(&self) -> Ends {
+        self.ends
+    }
+
+    /// Takes over the snapshot's frames from number `known` on, and how the old file looks now.
+    pub fn carry(&mut self, now: &Snapshot, known: usize) -> io::Result<()> {
+        let mut builder = Builder::resume(&self.temporary.file, self.ends);
+        builder.carry(&now.body.file, &now.index.frames[known..])?;
+        self.ends = builder.ends();
+        self.as_of = now.stat;
+        finish(&now.body.file, &self.temporary.file, &self.ends)
+    }
+
+    /// Nothing has changed since: neither bytes nor mode, owner, times or attributes.
+    fn looks_like(&self, stat: &Stat) -> bool {
+        let seen = |s: &Stat| (s.ctime, s.mtime, s.size, s.mode, s.uid, s.gid);
+        seen(stat) == seen(&self.as_of)
     }
 }
 

@@ -4,8 +4,8 @@
 //! read it; a session's store file carries the session's own mode, owner, times and attributes.
 
 use super::Tree;
-use crate::inodes::{Node, ROOT};
-use crate::store::{HINT, Place, is_session};
+use crate::inodes::ROOT;
+use crate::store::{HINT, is_session};
 use crate::sys::{self, SetTime, Stat, errno};
 use std::ffi::OsStr;
 use std::io;
@@ -28,15 +28,14 @@ impl Tree {
         let place = self.inodes.place(ino);
         if let (Some(size), Some(session)) = (changes.size, &node.session) {
             session.truncate(&|| self.inodes.place(ino), size)?;
-            self.dirty.note(ino, &self.inodes);
+            self.note_written(ino);
         }
         let times = !matches!(
             (changes.atime, changes.mtime),
             (SetTime::Omit, SetTime::Omit)
         );
         if times || changes.mode.is_some() || changes.uid.is_some() || changes.gid.is_some() {
-            self.with_handle(&node, place.as_ref(), |fd| {
-                let before = sys::fstat(fd)?;
+            self.with_handle(ino, |fd| {
                 if changes.uid.is_some() || changes.gid.is_some() {
                     sys::chown(fd, changes.uid, changes.gid)?;
                 }
@@ -45,9 +44,6 @@ impl Tree {
                 }
                 if times {
                     sys::utimens(fd, changes.atime, changes.mtime)?;
-                }
-                if let Some(session) = &node.session {
-                    session.touched(&before, &sys::fstat(fd)?)?;
                 }
                 Ok(())
             })?;
@@ -62,34 +58,26 @@ impl Tree {
     /// Runs `work` on a descriptor of the store file (`O_PATH` where it is not open).
     fn with_handle<T>(
         &self,
-        node: &Node,
-        place: Option<&Place>,
+        ino: u64,
         work: impl FnOnce(BorrowedFd) -> io::Result<T>,
     ) -> io::Result<T> {
-        if node.ino == ROOT {
+        if ino == ROOT {
             return work(self.store().root());
         }
-        if let Some(session) = &node.session
-            && let Some(body) = session.open_body(&|| self.inodes.place(node.ino))?
-        {
-            return work(body.file.as_fd());
+        let node = self.inodes.get(ino)?;
+        if let Some(session) = &node.session {
+            return session.with_store_file(&|| self.inodes.place(ino), work);
         }
-        let place = place.ok_or_else(|| errno(libc::ENOENT))?;
+        let place = self.inodes.place(ino).ok_or_else(|| errno(libc::ENOENT))?;
         let dir = self.store().dir(&place.dir)?;
-        let found = self.store().find(dir.as_fd(), &place.name)?;
-        let stored = self.store().stored_name(&place.name, found.form)?;
-        work(sys::open_at(dir.as_fd(), &stored, libc::O_PATH, 0)?.as_fd())
+        work(sys::open_at(dir.as_fd(), &place.name, libc::O_PATH, 0)?.as_fd())
     }
 
     pub fn set_xattr(&self, ino: u64, name: &OsStr, value: &[u8], flags: i32) -> io::Result<()> {
         if name == HINT {
             return Err(errno(libc::EPERM));
         }
-        self.with_handle(
-            &*self.inodes.get(ino)?,
-            self.inodes.place(ino).as_ref(),
-            |fd| sys::setxattr(fd, name, value, flags),
-        )
+        self.with_handle(ino, |fd| sys::setxattr(fd, name, value, flags))
     }
 
     pub fn get_xattr(&self, ino: u64, name: &OsStr) -> io::Result<Vec<u8>> {
@@ -97,21 +85,13 @@ impl Tree {
             return Err(errno(libc::ENODATA));
         }
         let mut value = vec![0; 64 * 1024];
-        let n = self.with_handle(
-            &*self.inodes.get(ino)?,
-            self.inodes.place(ino).as_ref(),
-            |fd| sys::getxattr(fd, name, &mut value),
-        )?;
+        let n = self.with_handle(ino, |fd| sys::getxattr(fd, name, &mut value))?;
         value.truncate(n);
         Ok(value)
     }
 
     pub fn list_xattr(&self, ino: u64) -> io::Result<Vec<u8>> {
-        let names = self.with_handle(
-            &*self.inodes.get(ino)?,
-            self.inodes.place(ino).as_ref(),
-            sys::listxattr,
-        )?;
+        let names = self.with_handle(ino, sys::listxattr)?;
         let own = |name: &&[u8]| *name != HINT.as_bytes();
         Ok(names
             .split_inclusive(|&b| b == 0)
@@ -125,11 +105,7 @@ impl Tree {
         if name == HINT {
             return Err(errno(libc::ENODATA));
         }
-        self.with_handle(
-            &*self.inodes.get(ino)?,
-            self.inodes.place(ino).as_ref(),
-            |fd| sys::removexattr(fd, name),
-        )
+        self.with_handle(ino, |fd| sys::removexattr(fd, name))
     }
 
     /// Takes set-user-ID and set-group-ID away after a write, as any file system does.
@@ -144,10 +120,6 @@ impl Tree {
         if taken == 0 {
             return Ok(());
         }
-        self.with_handle(
-            &*self.inodes.get(ino)?,
-            self.inodes.place(ino).as_ref(),
-            |fd| sys::chmod(fd, stat.mode & !taken & 0o7777),
-        )
+        self.with_handle(ino, |fd| sys::chmod(fd, stat.mode & !taken & 0o7777))
     }
 }

@@ -6,7 +6,6 @@
 
 use super::Tree;
 use crate::frames;
-use crate::inodes::Node;
 use crate::pool;
 use crate::rewrite::{Content, compare};
 use crate::session::Session;
@@ -16,7 +15,6 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 
 impl Tree {
     pub fn unlink(&self, parent: u64, name: &OsStr) -> io::Result<()> {
@@ -184,11 +182,8 @@ impl Tree {
             for session in sessions {
                 held.renamed(session);
             }
-            if source.form == Form::Raw
-                && source.stat.is(libc::S_IFREG)
-                && self.store().compresses(&to)
-            {
-                self.note_new_session(&nodes.0);
+            if let Some(node) = &nodes.0 {
+                self.note_written(node.ino);
             }
             return Ok(());
         }
@@ -271,12 +266,6 @@ impl Tree {
             sys::unlink_at(dir, &packed)
         } else {
             self.store().recover_file(place, dir, &packed)
-        }
-    }
-
-    fn note_new_session(&self, node: &Option<Arc<Node>>) {
-        if let Some(node) = node {
-            self.dirty.note(node.ino, &self.inodes);
         }
     }
 }

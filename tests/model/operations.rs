@@ -148,20 +148,19 @@ fn flags(rng: &mut Rng) -> i32 {
 }
 
 pub fn choose(rng: &mut Rng, world: &World) -> Operation {
-    let operation = draw(rng, world);
-    match &operation {
+    loop {
+        let operation = draw(rng, world);
         // The documented difference: a session does not change places with what is none.
-        Operation::Rename { from, to, flags } if *flags == libc::RENAME_EXCHANGE => {
-            let session = |path: &Path| {
-                path.as_os_str().as_bytes().ends_with(b".jsonl") && !world.is_directory(path)
-            };
-            if session(from) != session(to) {
-                Operation::Fsync { slot: 0 }
-            } else {
-                operation
+        let across = match &operation {
+            Operation::Rename { from, to, flags } if *flags == libc::RENAME_EXCHANGE => {
+                let both = world.is_session(from).zip(world.is_session(to));
+                both.is_some_and(|(from, to)| from != to)
             }
+            _ => false,
+        };
+        if !across {
+            return operation;
         }
-        _ => operation,
     }
 }
 

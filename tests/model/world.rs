@@ -98,6 +98,12 @@ impl World {
         fs::symlink_metadata(self.root.join(path)).is_ok_and(|meta| meta.is_dir())
     }
 
+    /// Whether what is there is a file named like a session; nothing where there is nothing.
+    pub fn is_session(&self, path: &Path) -> Option<bool> {
+        let meta = fs::symlink_metadata(self.root.join(path)).ok()?;
+        Some(meta.is_file() && path.as_os_str().as_encoded_bytes().ends_with(b".jsonl"))
+    }
+
     /// The size of the file in a slot, 0 where it has none.
     pub fn size(&self, slot: usize) -> i64 {
         self.slots[slot]
