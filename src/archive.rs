@@ -10,13 +10,12 @@
 use crate::exit::Failure;
 use crate::frames::{self, Encoder, FRAME_MAX, Index, LEVEL_SEAL};
 use crate::mounts;
+use crate::names::{is_session, packed_name, visible_name};
 use crate::progress::Progress;
 use crate::rewrite::{Builder, Content};
 use crate::session::finish;
 use crate::size;
-use crate::store::{
-    carry_attributes, carry_times, is_session, packed_name, sync_dir, visible_name,
-};
+use crate::store::{carry_attributes, carry_times, sync_dir};
 use crate::sys::{self, Stat, errno, is};
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};

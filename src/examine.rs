@@ -6,8 +6,8 @@
 
 use crate::frames::Checker;
 use crate::inspect::{self, Fault};
+use crate::names::{OWN, is_session, packed_name, visible_name};
 use crate::rewrite::{Content, compare};
-use crate::store::{OWN, is_session, packed_name, visible_name};
 use crate::sys::{self, Stat, is};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};

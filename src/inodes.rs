@@ -12,9 +12,9 @@
 //! One lock, never held across I/O.
 
 use crate::cache::lock;
+use crate::names::{Place, is_session};
 use crate::session::Session;
 use crate::shared::Shared;
-use crate::store::{Place, is_session};
 use crate::sys::{Stat, errno};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};

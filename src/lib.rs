@@ -28,6 +28,7 @@ pub mod list;
 pub mod logfile;
 pub mod mount;
 pub mod mounts;
+pub mod names;
 pub mod notify;
 pub mod paths;
 pub mod pidfile;

@@ -18,9 +18,10 @@
 
 use crate::dirty::{Dirty, Wake};
 use crate::frames::{Encoder, Ends, FRAME_MAX, Frame, LEVEL_FOLD, LEVEL_SEAL};
+use crate::names::{Form, Place, is_reserved, is_session, visible_name};
 use crate::rewrite::Builder;
 use crate::session::{Replacement, Session, Snapshot, Where};
-use crate::store::{Form, Hint, Place, is_reserved, is_session, visible_name};
+use crate::store::Hint;
 use crate::survey::look;
 use crate::sys::{self, Stat};
 use crate::tree::Tree;

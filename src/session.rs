@@ -20,9 +20,10 @@ pub use reshape::{Replacement, Snapshot, finish};
 
 use crate::cache::lock;
 use crate::frames::{self, Ends, Index};
+use crate::names::{Form, Place};
 use crate::pool;
 use crate::shared::Shared;
-use crate::store::{Form, Found, Hint, Place, Store, sync_dir};
+use crate::store::{Found, Hint, Store, sync_dir};
 use crate::sys::{self, Stat, Time, errno};
 use std::fs::File;
 use std::io;

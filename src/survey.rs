@@ -4,7 +4,8 @@
 //! that is read-only.
 
 use crate::frames;
-use crate::store::{HINT, Hint, OWN, is_session, packed_name, visible_name};
+use crate::names::{OWN, is_session, packed_name, visible_name};
+use crate::store::{HINT, Hint};
 use crate::sys::{self, Stat};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};

@@ -12,9 +12,10 @@ pub use change::Changes;
 
 use crate::dirty::Dirty;
 use crate::inodes::{Inodes, Node, ROOT};
+use crate::names::{Place, is_reserved, is_session, visible_name};
 use crate::pool;
 use crate::shared::Shared;
-use crate::store::{self, Place, Store, is_reserved, is_session, visible_name};
+use crate::store::{self, Store};
 use crate::sys::{self, Stat, errno};
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};

@@ -8,8 +8,8 @@
 use super::{Body, Session, Where};
 use crate::cache::is_large;
 use crate::frames::{self, Frame};
+use crate::names::Form;
 use crate::pool;
-use crate::store::Form;
 use crate::sys::is;
 use std::fs::File;
 use std::io;

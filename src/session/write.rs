@@ -5,7 +5,7 @@
 
 use super::{Body, Known, Locked, Session, Stamp, State, Where};
 use crate::frames::{Ends, TRAILER, Trailer};
-use crate::store::{Form, Place};
+use crate::names::{Form, Place};
 use crate::sys::{self, errno};
 use std::fs::File;
 use std::io;

@@ -5,7 +5,8 @@
 
 use super::Tree;
 use crate::inodes::ROOT;
-use crate::store::{HINT, is_session};
+use crate::names::is_session;
+use crate::store::HINT;
 use crate::sys::{self, SetTime, Stat, errno};
 use std::ffi::OsStr;
 use std::io;

@@ -4,8 +4,9 @@
 //! makes to the caller.
 
 use super::{Caller, Entry, Tree};
+use crate::names::{Form, Place, is_reserved};
 use crate::session::Session;
-use crate::store::{Form, Found, Place, is_reserved};
+use crate::store::Found;
 use crate::sys::{self, Stat, errno, is};
 use std::ffi::OsStr;
 use std::fs::File;

@@ -6,10 +6,11 @@
 
 use super::Tree;
 use crate::frames;
+use crate::names::{Form, Place, is_reserved, is_session, packed_name};
 use crate::pool;
 use crate::rewrite::{Content, compare};
 use crate::session::Session;
-use crate::store::{Form, Found, Place, is_reserved, is_session, packed_name, sync_dir};
+use crate::store::{Found, sync_dir};
 use crate::sys::{self, Stat, errno, is};
 use std::ffi::OsStr;
 use std::io;
