@@ -17,7 +17,7 @@
 //! first, and sealed afterwards. With nothing waiting the thread sleeps without a timeout.
 
 use crate::dirty::{Dirty, Wake};
-use crate::frames::{Encoder, Ends, FRAME_MAX, Frame, LEVEL_FOLD, LEVEL_SEAL};
+use crate::frames::{Encoder, Ends, FRAME_MAX, Frame, Index, LEVEL_FOLD, LEVEL_SEAL};
 use crate::names::{Form, Place, is_reserved, is_session, visible_name};
 use crate::rewrite::Builder;
 use crate::session::{Replacement, Session, Snapshot, Where};
@@ -25,6 +25,7 @@ use crate::store::Hint;
 use crate::survey::look;
 use crate::sys::{self, Stat};
 use crate::tree::Tree;
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -112,43 +113,47 @@ impl Pass {
             log::warn!("clearing .cellar/tmp: {e}");
         }
         self.backlog();
-        let mut cache_uses = 0;
+        let mut folded = HashMap::new();
+        let mut cache = CacheWatch::default();
         loop {
-            let (worked, next) = self.look(false);
+            let (worked, next) = self.look(false, &mut folded);
             if worked {
                 self.tree.shared.release_memory();
             }
-            let uses = self.tree.shared.cache.uses();
-            let cache_idle = (uses != cache_uses).then_some(CACHE_IDLE);
-            let timeout = [next, cache_idle].into_iter().flatten().min();
-            match self.dirty.wait(timeout) {
+            let idle = cache.left(self.tree.shared.cache.uses());
+            match self.dirty.wait([next, idle].into_iter().flatten().min()) {
                 Wake::Stop => return,
                 Wake::Everything => {
                     self.backlog_now();
-                    self.look(true);
+                    self.look(true, &mut folded);
                     self.tree.shared.release_memory();
                     log::info!("sealed everything");
                 }
                 Wake::Look => {}
             }
-            if uses == self.tree.shared.cache.uses() && uses != cache_uses {
+            if cache.is_idle(self.tree.shared.cache.uses()) {
                 self.tree.shared.release_memory();
             }
-            cache_uses = uses;
         }
     }
 
     /// Goes through the waiting sessions. Returns whether there was work and when to look again.
-    fn look(&self, everything: bool) -> (bool, Option<Duration>) {
+    /// `folded` remembers which have been looked at in their present pause.
+    fn look(
+        &self,
+        everything: bool,
+        folded: &mut HashMap<u64, Instant>,
+    ) -> (bool, Option<Duration>) {
         let pause = PAUSE.min(self.seal_after);
         let mut worked = false;
         for (ino, written) in self.dirty.waiting() {
             let quiet = written.elapsed();
             let depth = match () {
                 () if everything || quiet >= self.seal_after => Depth::Seal,
-                () if quiet >= pause => Depth::Fold,
+                () if quiet >= pause && folded.get(&ino) != Some(&written) => Depth::Fold,
                 () => continue,
             };
+            folded.insert(ino, written);
             let finished = match self.visit(ino, depth, everything) {
                 Ok(done) => {
                     worked |= done;
@@ -167,6 +172,7 @@ impl Pass {
                 }
             };
             if finished {
+                folded.remove(&ino);
                 self.dirty.done(ino, written, &self.tree.inodes);
             }
         }
@@ -202,7 +208,7 @@ impl Pass {
         };
         let due = match (depth, snapshot.body.form) {
             (Depth::Seal, _) => worth_sealing(&snapshot, always),
-            (Depth::Fold, Form::Packed) => worth_folding(&snapshot),
+            (Depth::Fold, Form::Packed) => worth_folding(&snapshot.index),
             // A raw session in use may be overwritten again at once; one of a backlog is not in use.
             (Depth::Fold, Form::Raw) => always,
         };
@@ -217,6 +223,11 @@ impl Pass {
                 .set(snapshot.body.file.as_fd());
             }
             return Ok(false);
+        }
+        // What is free is the users' before it is ours: their writes must not fail for a copy.
+        let space = self.tree.statfs()?;
+        if space.f_bavail * space.f_frsize < snapshot.stat.size {
+            return Err(sys::errno(libc::ENOSPC));
         }
         // The compressor needs the memory more than readers of other sessions.
         self.tree.shared.cache.clear();
@@ -292,7 +303,7 @@ impl Pass {
                 builder.seal()
             }
             Depth::Fold => {
-                let kept = folded_end(snapshot);
+                let kept = folded_end(&snapshot.index);
                 builder.copy_start(file, kept)?;
                 builder.encode_rest(
                     content,
@@ -421,6 +432,33 @@ impl Pass {
     }
 }
 
+/// When nobody has read through the cache for a while.
+#[derive(Default)]
+struct CacheWatch {
+    uses: u64,
+    since: Option<Instant>,
+}
+
+impl CacheWatch {
+    /// How long until the cache counts as idle, if it is not empty.
+    fn left(&mut self, uses: u64) -> Option<Duration> {
+        if uses != self.uses {
+            (self.uses, self.since) = (uses, Some(Instant::now()));
+        }
+        self.since
+            .map(|since| CACHE_IDLE.saturating_sub(since.elapsed()))
+    }
+
+    /// Whether it has become idle; once for each time.
+    fn is_idle(&mut self, uses: u64) -> bool {
+        let idle = self.left(uses) == Some(Duration::ZERO);
+        if idle {
+            self.since = None;
+        }
+        idle
+    }
+}
+
 fn quiet_for(stat: &Stat) -> Duration {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -442,8 +480,8 @@ fn full_sealed_frames(frames: &[Frame], ends: Ends) -> &[Frame] {
 }
 
 /// The end of what a fold leaves alone: the sealed part and earlier folds.
-fn folded_end(snapshot: &Snapshot) -> Ends {
-    let (frames, ends) = (&snapshot.index.frames, snapshot.index.ends);
+fn folded_end(index: &Index) -> Ends {
+    let (frames, ends) = (&index.frames, index.ends);
     let kept = frames
         .iter()
         .rposition(|f| f.size > SMALL || f.at + f.len <= ends.sealed)
@@ -457,9 +495,9 @@ fn folded_end(snapshot: &Snapshot) -> Ends {
     }
 }
 
-fn worth_folding(snapshot: &Snapshot) -> bool {
-    let stored = snapshot.index.ends.stored;
-    stored - folded_end(snapshot).stored > FOLD_MIN.max(stored / 4)
+fn worth_folding(index: &Index) -> bool {
+    let stored = index.ends.stored;
+    stored - folded_end(index).stored > FOLD_MIN.max(stored / 4)
 }
 
 /// Whether sealing gains enough: always for what was never sealed, and after that when an eighth of
@@ -487,4 +525,98 @@ fn worth_sealing(snapshot: &Snapshot, always: bool) -> bool {
         || ends.sealed == 0
         || ends.stored <= CHEAP
         || (ends.stored - ends.sealed) * 8 >= ends.stored
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frames::TRAILER;
+
+    /// An index of frames of these (stored, decoded) sizes, of which the first `sealed` are sealed
+    /// with a seek table of 100 bytes and the others appended.
+    fn index(frames: &[(u64, u64)], sealed: usize) -> Index {
+        let mut index = Index::default();
+        for (number, &(len, size)) in frames.iter().enumerate() {
+            if number < sealed {
+                let (at, start) = (index.ends.stored, index.ends.logical);
+                index.frames.push(Frame {
+                    at,
+                    len,
+                    start,
+                    size,
+                });
+                index.ends.stored += len;
+                index.ends.logical += size;
+                if number + 1 == sealed {
+                    index.ends.stored += 100;
+                    index.ends.sealed = index.ends.stored;
+                }
+            } else {
+                index.push(len, size);
+            }
+        }
+        index
+    }
+
+    const FULL: (u64, u64) = (2 << 20, FRAME_MAX);
+
+    #[test]
+    fn only_full_frames_of_the_sealed_part_are_kept() {
+        let count = |index: &Index| full_sealed_frames(&index.frames, index.ends).len();
+        assert_eq!(count(&index(&[FULL, FULL, (9, 99)], 3)), 2);
+        assert_eq!(count(&index(&[(9, 99), FULL], 2)), 0);
+        // As large, but appended: it is not of the seal's level.
+        assert_eq!(count(&index(&[FULL, FULL], 1)), 1);
+        assert_eq!(count(&index(&[FULL], 0)), 0);
+    }
+
+    #[test]
+    fn a_fold_begins_after_the_sealed_part_and_earlier_folds() {
+        let line = (1_000, 3_000);
+        let unsealed = index(&[line, line], 0);
+        assert_eq!(folded_end(&unsealed), Ends::default());
+
+        let sealed = index(&[FULL, FULL, line], 2);
+        let end = folded_end(&sealed);
+        assert_eq!(
+            (end.stored, end.logical),
+            (sealed.ends.sealed, 2 * FRAME_MAX)
+        );
+
+        let folded = index(&[FULL, (500_000, 2 << 20), line, line], 1);
+        let end = folded_end(&folded);
+        assert_eq!(end.logical, FRAME_MAX + (2 << 20));
+        assert_eq!(end.stored, folded.ends.sealed + 500_000 + TRAILER);
+        assert_eq!(end.sealed, folded.ends.sealed);
+
+        let all = index(&[FULL], 1);
+        assert_eq!(folded_end(&all), all.ends);
+    }
+
+    #[test]
+    fn a_fold_waits_for_a_megabyte_and_a_quarter_of_the_file() {
+        let write = (FOLD_MIN / 4, 1 << 20);
+        assert!(!worth_folding(&index(&[write; 3], 0)));
+        assert!(worth_folding(&index(&[write; 5], 0)));
+        let large = (8 << 20, FRAME_MAX);
+        assert!(!worth_folding(&index(
+            &[large, write, write, write, write, write],
+            1
+        )));
+        let mut frames = vec![large];
+        frames.extend([write; 20]);
+        assert!(worth_folding(&index(&frames, 1)));
+    }
+
+    #[test]
+    fn the_cache_is_idle_once_after_its_last_use() {
+        let mut watch = CacheWatch::default();
+        assert_eq!(watch.left(0), None);
+        assert!(watch.left(1).is_some_and(|left| left > Duration::ZERO));
+        assert!(!watch.is_idle(1));
+        watch.since = Instant::now().checked_sub(CACHE_IDLE);
+        assert!(watch.is_idle(1));
+        assert!(!watch.is_idle(1));
+        assert_eq!(watch.left(1), None);
+    }
 }
