@@ -9,8 +9,8 @@
 //! there; it keeps a window behind its furthest point, so that slightly reordered read-ahead still
 //! hits, and its checksum is seen when its end is reached.
 //!
-//! Keys name a state of a store file, not a path: whoever replaces or cuts a store file takes a new
-//! number for it, and old entries fall out by age.
+//! Keys name a version of a session's content, not a path: whoever changes anything but the end takes
+//! a new version, and old entries fall out by age.
 
 use crate::frames::{Decoder, Frame, WholeDecoder, damaged};
 use std::collections::HashMap;
@@ -133,6 +133,12 @@ impl Partial {
     }
 }
 
+/// A session's number and the version of its content.
+pub type Content = (u64, u64);
+
+/// A frame's place in that content.
+type Key = (Content, u64);
+
 struct Entry {
     partial: Arc<Mutex<Partial>>,
     bytes: usize,
@@ -141,7 +147,7 @@ struct Entry {
 
 #[derive(Default)]
 struct Entries {
-    map: HashMap<(u64, u64), Entry>,
+    map: HashMap<Key, Entry>,
     bytes: usize,
     clock: u64,
 }
@@ -154,17 +160,17 @@ pub struct Cache {
 
 impl Cache {
     /// Appends decoded bytes `from..to` of the session, which lie inside `frame`, to `sink`.
-    /// `body` names the state of the store file.
+    /// `of` names the state of the store file.
     pub fn read(
         &self,
-        body: u64,
+        of: Content,
         file: &File,
         frame: &Frame,
         from: u64,
         to: u64,
         sink: &mut Vec<u8>,
     ) -> io::Result<()> {
-        let key = (body, frame.at);
+        let key = (of, frame.at);
         let partial = self.entry(key, frame)?;
         let mut partial = lock(&partial);
         let result = partial.read(file, from - frame.start, to - frame.start, sink);
@@ -174,7 +180,7 @@ impl Cache {
         result
     }
 
-    fn entry(&self, key: (u64, u64), frame: &Frame) -> io::Result<Arc<Mutex<Partial>>> {
+    fn entry(&self, key: Key, frame: &Frame) -> io::Result<Arc<Mutex<Partial>>> {
         let mut entries = lock(&self.entries);
         entries.clock += 1;
         let clock = entries.clock;
@@ -194,7 +200,7 @@ impl Cache {
         Ok(partial)
     }
 
-    fn account(&self, key: (u64, u64), bytes: usize) {
+    fn account(&self, key: Key, bytes: usize) {
         let mut entries = lock(&self.entries);
         let Some(entry) = entries.map.get_mut(&key) else {
             return;
@@ -283,7 +289,7 @@ mod tests {
                 let mut out = b"kept".to_vec();
                 let range = (frame.start + from as u64, frame.start + to as u64);
                 cache
-                    .read(1, &file, frame, range.0, range.1, &mut out)
+                    .read((1, 0), &file, frame, range.0, range.1, &mut out)
                     .unwrap();
                 assert_eq!(out[4..], content[from..to]);
             }
@@ -299,7 +305,7 @@ mod tests {
         for frame in &index.frames {
             let mut out = Vec::new();
             cache
-                .read(1, &file, frame, frame.start, frame.start + 1, &mut out)
+                .read((1, 0), &file, frame, frame.start, frame.start + 1, &mut out)
                 .unwrap();
             assert!(bytes_kept(&cache) <= LIMIT);
         }
@@ -315,13 +321,13 @@ mod tests {
         let (new, new_index) = stored(&[b"new".to_vec()]);
         let (cache, mut out) = (Cache::default(), Vec::new());
         cache
-            .read(1, &old, &old_index.frames[0], 0, 3, &mut out)
+            .read((1, 0), &old, &old_index.frames[0], 0, 3, &mut out)
             .unwrap();
         cache
-            .read(2, &new, &new_index.frames[0], 0, 3, &mut out)
+            .read((1, 1), &new, &new_index.frames[0], 0, 3, &mut out)
             .unwrap();
         cache
-            .read(1, &new, &old_index.frames[0], 0, 3, &mut out)
+            .read((1, 0), &new, &old_index.frames[0], 0, 3, &mut out)
             .unwrap();
         assert_eq!(out, b"oldnewold");
     }
@@ -336,7 +342,7 @@ mod tests {
             let mut out = Vec::new();
             let to = (from + step).min(content.len());
             cache
-                .read(1, &file, frame, from as u64, to as u64, &mut out)
+                .read((1, 0), &file, frame, from as u64, to as u64, &mut out)
                 .unwrap();
             assert_eq!(out, content[from..to]);
             assert!(bytes_kept(&cache) <= 5 * WINDOW);
@@ -365,14 +371,14 @@ mod tests {
             let size = size as u64;
             if is_large(frame) {
                 // Nobody knows yet: the checksum is at the end.
-                cache.read(1, &file, frame, 0, 10, &mut out).unwrap();
-                let end = cache.read(1, &file, frame, size - 1, size, &mut out);
+                cache.read((1, 0), &file, frame, 0, 10, &mut out).unwrap();
+                let end = cache.read((1, 0), &file, frame, size - 1, size, &mut out);
                 assert!(end.is_err());
             }
             for from in [0, size / 2, size - 1] {
                 assert!(
                     cache
-                        .read(1, &file, frame, from, from + 1, &mut out)
+                        .read((1, 0), &file, frame, from, from + 1, &mut out)
                         .is_err()
                 );
             }
@@ -388,7 +394,11 @@ mod tests {
                 ..index.frames[0]
             };
             let (cache, mut out) = (Cache::default(), Vec::new());
-            assert!(cache.read(1, &file, &wrong, 0, size, &mut out).is_err());
+            assert!(
+                cache
+                    .read((1, 0), &file, &wrong, 0, size, &mut out)
+                    .is_err()
+            );
         }
     }
 }

@@ -59,9 +59,17 @@ impl Stamp {
 pub struct Body {
     pub file: File,
     pub form: Form,
-    /// Names this state of the file in the cache of decoded frames.
-    id: u64,
     writable: bool,
+}
+
+impl Body {
+    fn open(file: File, form: Form, writable: bool) -> Arc<Body> {
+        Arc::new(Body {
+            file,
+            form,
+            writable,
+        })
+    }
 }
 
 /// What is known of the store file while it has this stamp.
@@ -98,6 +106,8 @@ pub type Where<'a> = &'a dyn Fn() -> Option<Place>;
 
 /// A regular file of the mount.
 pub struct Session {
+    /// Names the file in the cache of decoded frames.
+    id: u64,
     shared: Arc<Shared>,
     state: Mutex<State>,
 }
@@ -133,6 +143,7 @@ impl Held<'_> {
 impl Session {
     pub fn new(shared: Arc<Shared>) -> Session {
         Session {
+            id: shared.next_session(),
             shared,
             state: Mutex::default(),
         }
@@ -277,7 +288,7 @@ impl Session {
             foreign: false,
         });
         st.cached_pages = Some(Stamp::of(&stat));
-        st.body = Some(self.body(file, form, true));
+        st.body = Some(Body::open(file, form, true));
         stat.size = 0;
         Ok(stat)
     }
@@ -301,16 +312,6 @@ impl Session {
         }
     }
 
-    fn body(&self, file: File, form: Form, writable: bool) -> Arc<Body> {
-        let id = self.shared.next_body();
-        Arc::new(Body {
-            file,
-            form,
-            id,
-            writable,
-        })
-    }
-
     /// Opens what the name stands for now.
     fn reopen(
         &self,
@@ -331,17 +332,7 @@ impl Session {
         let mode = if write { libc::O_RDWR } else { libc::O_RDONLY };
         let file = self.store().open_file(dir.as_fd(), &stored, mode)?;
         let stat = sys::fstat(&file)?;
-        let same = st.known.is_some_and(|k| k.stamp == Stamp::of(&stat));
-        // The cache goes on with the same state of the same file.
-        let body = match st.body.take().filter(|old| same && old.form == found.form) {
-            Some(old) => Arc::new(Body {
-                file,
-                form: found.form,
-                id: old.id,
-                writable: write,
-            }),
-            None => self.body(file, found.form, write),
-        };
+        let body = Body::open(file, found.form, write);
         st.body = Some(body.clone());
         Ok((body, stat))
     }

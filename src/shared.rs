@@ -17,7 +17,7 @@ pub struct Shared {
     pub cache: Cache,
     encoders: Mutex<Vec<Encoder>>,
     decoders: Mutex<Vec<WholeDecoder>>,
-    bodies: AtomicU64,
+    sessions: AtomicU64,
 }
 
 impl Shared {
@@ -28,13 +28,13 @@ impl Shared {
             cache: Cache::default(),
             encoders,
             decoders,
-            bodies: AtomicU64::new(0),
+            sessions: AtomicU64::new(0),
         }
     }
 
-    /// A number that names one state of one store file in the cache.
-    pub fn next_body(&self) -> u64 {
-        self.bodies.fetch_add(1, Ordering::Relaxed)
+    /// A number for a session that no other of this mount has had.
+    pub fn next_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Runs `work` with an encoder for appends, whose memory is kept for the next.

@@ -38,7 +38,7 @@ impl Session {
             };
             let version = st.version;
             drop(st);
-            match self.read_packed(&body, &frames, offset, end) {
+            match self.read_packed(&body, version, &frames, offset, end) {
                 // The file was cut and written on while this read had no lock: look again.
                 Err(_) if self.state()?.version != version => {}
                 done => return done,
@@ -49,6 +49,7 @@ impl Session {
     fn read_packed(
         &self,
         body: &Body,
+        version: u64,
         frames: &[Frame],
         offset: u64,
         end: u64,
@@ -69,7 +70,7 @@ impl Session {
                 }
                 let to = frame.end().min(end);
                 let cache = &self.shared.cache;
-                cache.read(body.id, &body.file, frame, pos, to, &mut out)?;
+                cache.read((self.id, version), &body.file, frame, pos, to, &mut out)?;
             }
             rest = &rest[run.max(1)..];
         }

@@ -77,7 +77,6 @@ impl Session {
     /// Takes note that the open store file was cut in place.
     fn was_cut(&self, st: &mut State, body: &Body, before: &Stat, index: Index) -> io::Result<()> {
         st.version += 1;
-        st.body = Some(self.body(body.file.try_clone()?, body.form, body.writable));
         st.changed(before, &sys::fstat(&body.file)?, index.ends);
         st.index = Some(index);
         Ok(())
@@ -129,9 +128,14 @@ impl Session {
             let mut from = frame.start;
             while from < size {
                 let (mut data, to) = (Vec::new(), size.min(from + FRAME_MAX));
-                self.shared
-                    .cache
-                    .read(body.id, &body.file, &frame, from, to, &mut data)?;
+                self.shared.cache.read(
+                    (self.id, st.version),
+                    &body.file,
+                    &frame,
+                    from,
+                    to,
+                    &mut data,
+                )?;
                 self.shared
                     .with_encoder(|encoder| builder.append(encoder, &data))?;
                 from = to;
@@ -144,7 +148,7 @@ impl Session {
         self.sync_name(place.filter(|_| !st.unlinked))?;
         let now = sys::fstat(&file)?;
         st.version += 1;
-        (st.body, st.index) = (Some(self.body(file, Form::Packed, true)), None);
+        (st.body, st.index) = (Some(Body::open(file, Form::Packed, true)), None);
         st.changed(stat, &now, ends);
         Ok(())
     }
@@ -221,7 +225,7 @@ impl Session {
         st.replaced(
             stat,
             &now,
-            self.body(file, Form::Raw, true),
+            Body::open(file, Form::Raw, true),
             Ends::default(),
         );
         match place.filter(|_| !st.unlinked) {
@@ -341,7 +345,7 @@ impl Session {
         // Until the directory is synced, an fsync of the session must sync it too.
         st.unsynced_name = true;
         let after = sys::fstat(&file)?;
-        st.replaced(stat, &after, self.body(file, Form::Packed, true), ends);
+        st.replaced(stat, &after, Body::open(file, Form::Packed, true), ends);
         Ok(true)
     }
 }
