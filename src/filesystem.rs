@@ -121,7 +121,6 @@ impl Scan {
 /// The file system as the kernel's requests see it.
 pub struct CellarFs {
     tree: Arc<Tree>,
-    pool: Pool,
     dirs: Mutex<HashMap<u64, Arc<OpenDir>>>,
     handles: AtomicU64,
 }
@@ -130,7 +129,6 @@ impl CellarFs {
     pub fn new(tree: Arc<Tree>) -> CellarFs {
         CellarFs {
             tree,
-            pool: Pool::default(),
             dirs: Mutex::default(),
             handles: AtomicU64::new(1),
         }
@@ -146,7 +144,10 @@ impl CellarFs {
             Some(result) => reply(result),
             None => {
                 let tree = self.tree.clone();
-                self.pool.run(move || reply(guarded(|| work(&tree))));
+                self.tree
+                    .shared
+                    .pool
+                    .run(move || reply(guarded(|| work(&tree))));
             }
         }
     }
@@ -585,13 +586,15 @@ impl Filesystem for CellarFs {
         match Pool::attempt(|| write(&self.tree, data)) {
             Some(Ok(written)) if sync => {
                 let tree = self.tree.clone();
-                self.pool
+                self.tree
+                    .shared
+                    .pool
                     .run(move || answer(guarded(|| tree.sync(ino.0, true).map(|()| written))));
             }
             Some(result) => answer(result),
             None => {
                 let (tree, data) = (self.tree.clone(), data.to_vec());
-                self.pool.run(move || {
+                self.tree.shared.pool.run(move || {
                     answer(guarded(|| {
                         let written = write(&tree, &data)?;
                         if sync {
@@ -714,7 +717,7 @@ impl Filesystem for CellarFs {
         {
             // The first entry of this batch is slow: the batch is made where one may wait.
             let tree = self.tree.clone();
-            self.pool.run(move || {
+            self.tree.shared.pool.run(move || {
                 scan.fill(&tree, at, reply, |lookup| Some(guarded(lookup)));
             });
         }

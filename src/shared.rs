@@ -5,6 +5,7 @@
 
 use crate::cache::{Cache, lock};
 use crate::frames::{Encoder, LEVEL_APPEND, WholeDecoder};
+use crate::pool::Pool;
 use crate::store::Store;
 use crate::sys;
 use std::io;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Shared {
     pub store: Store,
     pub cache: Cache,
+    pub pool: Pool,
     encoders: Mutex<Vec<Encoder>>,
     decoders: Mutex<Vec<WholeDecoder>>,
     sessions: AtomicU64,
@@ -26,6 +28,7 @@ impl Shared {
         Shared {
             store,
             cache: Cache::default(),
+            pool: Pool::default(),
             encoders,
             decoders,
             sessions: AtomicU64::new(0),

@@ -7,13 +7,14 @@
 
 use super::{Body, Session, Where};
 use crate::cache::is_large;
-use crate::frames::{self, Frame};
+use crate::frames::{self, Frame, Index};
 use crate::names::Form;
 use crate::pool;
 use crate::sys::is;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// Frames up to this size are decoded where they are read and not kept.
 const SMALL: u64 = 128 << 10;
@@ -36,14 +37,30 @@ impl Session {
             } else {
                 Vec::new()
             };
+            let next = ahead(index, &frames, offset, end);
             let version = st.version;
             drop(st);
+            if let Some(next) = next {
+                self.decode_ahead(&body, version, next);
+            }
             match self.read_packed(&body, version, &frames, offset, end) {
                 // The file was cut and written on while this read had no lock: look again.
                 Err(_) if self.state()?.version != version => {}
                 done => return done,
             }
         }
+    }
+
+    /// Decodes a frame in the background that a reader will want soon.
+    fn decode_ahead(&self, body: &Arc<Body>, version: u64, frame: Frame) {
+        let (shared, body, id) = (self.shared.clone(), body.clone(), self.id);
+        self.shared.pool.run(move || {
+            let (file, start, mut none) = (&body.file, frame.start, Vec::new());
+            // Damage is for the reader to find.
+            let _ = shared
+                .cache
+                .read((id, version), file, &frame, start, start, &mut none);
+        });
     }
 
     fn read_packed(
@@ -111,6 +128,19 @@ impl Session {
             Ok(())
         })
     }
+}
+
+/// The frame after those of a read that passes the middle of the last of them: once for each frame of
+/// a sequential reader, who then finds the next one decoded.
+fn ahead(index: &Index, frames: &[Frame], offset: u64, end: u64) -> Option<Frame> {
+    let last = frames.last()?;
+    let middle = last.start + last.size / 2;
+    let number = index.frames.partition_point(|f| f.start <= last.start);
+    let next = index
+        .frames
+        .get(number)
+        .filter(|_| offset <= middle && middle < end)?;
+    (next.size > SMALL && !is_large(next)).then_some(*next)
 }
 
 fn read_raw(file: &File, offset: u64, size: usize) -> io::Result<Vec<u8>> {
