@@ -203,6 +203,9 @@ impl Pass {
         // A session that gets another name meanwhile is left alone: its new name is noted anew.
         let at = || self.tree.inodes.place(ino).filter(|p| *p == place);
         self.settle(session, &at)?;
+        if depth == Depth::Seal {
+            session.mend(&at)?;
+        }
         let Some(mut snapshot) = session.snapshot(&at)? else {
             return Ok(false);
         };

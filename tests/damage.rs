@@ -73,6 +73,31 @@ fn a_torn_last_write_costs_itself_alone_and_is_kept() {
 }
 
 #[test]
+fn a_torn_session_that_nobody_writes_to_again_is_sealed_too() {
+    let Some((mut mount, pieces)) = stopped("torn-seal", 4) else {
+        return;
+    };
+    let file = mount.store("p/s.jsonl.zst");
+    let packed = fs::read(&file).unwrap();
+    let torn = &packed[..packed.len() - 300];
+    fs::write(&file, torn).unwrap();
+    mount.mount();
+    mount.seal_and_wait();
+    let want = pieces[..3].concat();
+    assert_same(
+        &fs::read(mount.path("p/s.jsonl")).unwrap(),
+        &want,
+        "the whole writes",
+    );
+    assert_same(&zstd_dc(&file), &want, "as ordinary zstd");
+    let kept = recovered(&mount);
+    assert!(
+        kept.len() == 1 && torn.ends_with(&kept[0]),
+        "the torn bytes are kept"
+    );
+}
+
+#[test]
 fn garbage_at_the_end_is_set_aside_by_the_next_write() {
     for garbage in [
         vec![0; 4_096],

@@ -16,7 +16,7 @@ use crate::store::{Hint, Temporary, carry_attributes, carry_times, sync_dir};
 use crate::sys::{self, SetTime, Stat};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -248,6 +248,30 @@ impl Session {
                 &sys::fstat(&locked.body.file)?,
                 Ends::default(),
             );
+            Ok(())
+        })
+    }
+
+    /// Sets the bytes of a torn append aside, as the next write would.
+    pub fn mend(&self, at: Where) -> io::Result<()> {
+        let mut st = self.state()?;
+        let Some(place) = at().filter(|_| !st.unlinked) else {
+            return Ok(());
+        };
+        self.with_open(&mut st, Some(&place), |session, st| {
+            let locked = session.lock_current(st, Some(&place))?;
+            if locked.body.form == Form::Raw {
+                return Ok(());
+            }
+            let known = session.known(st, &locked.body, &locked.stat)?;
+            if known.torn > 0 {
+                session.set_torn_aside(st, Some(&place), &locked.body, &known)?;
+                // To its users the session has not changed.
+                let file = &locked.body.file;
+                let mtime = SetTime::At(locked.stat.mtime);
+                let keep = |fd: BorrowedFd| sys::utimens(fd, SetTime::Omit, mtime);
+                st.touched(&sys::fstat(file)?, file.as_fd(), keep)?;
+            }
             Ok(())
         })
     }
