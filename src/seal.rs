@@ -46,6 +46,9 @@ const CARRY_LAST: u64 = 64 << 10;
 /// A session that could not be sealed (no space, damage) is tried again after this.
 const RETRY: Duration = Duration::from_secs(60);
 
+/// The session changed under the pass in a way that cannot be carried over; it is looked at again.
+const CHANGED: io::ErrorKind = io::ErrorKind::WouldBlock;
+
 /// How far a pass goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Depth {
@@ -160,6 +163,7 @@ impl Pass {
                     depth == Depth::Seal
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => return (true, None),
+                Err(e) if e.kind() == CHANGED => false,
                 Err(e) => {
                     let place = self
                         .tree
@@ -240,6 +244,9 @@ impl Pass {
         let stop = || self.dirty.stopping();
         self.build(&mut builder, &snapshot, depth, &stop)?;
         if !builder.holds(snapshot.content())? {
+            if !session.catch_up(&at, &mut snapshot)? {
+                return Err(CHANGED.into());
+            }
             return Err(io::Error::other(
                 "the compressed copy does not decode to the session",
             ));
@@ -249,8 +256,11 @@ impl Pass {
         loop {
             let known = snapshot.index.frames.len();
             let before = snapshot.index.ends.stored;
-            if stop() || !session.catch_up(&at, &mut snapshot)? {
-                return Ok(false);
+            if stop() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            if !session.catch_up(&at, &mut snapshot)? {
+                return Err(CHANGED.into());
             }
             if snapshot.index.frames.len() > known {
                 replacement.carry(&snapshot, known)?;
@@ -261,7 +271,7 @@ impl Pass {
         }
         let (old, new) = (snapshot.stat.size, replacement.ends());
         if !session.replace(&at, &snapshot, replacement)? {
-            return Ok(false);
+            return Err(CHANGED.into());
         }
         log::info!(
             "{}: {depth:?} {} bytes, stored {old} -> {} in {:.1} s",
@@ -360,11 +370,14 @@ impl Pass {
     fn visit_path(&self, path: &Path, depth: Depth) {
         let visited = self.tree.pin(path).and_then(|node| {
             let result = self.visit(node.ino, depth, depth == Depth::Fold);
+            if result.as_ref().is_err_and(|e| e.kind() == CHANGED) {
+                self.dirty.note(node.ino, &self.tree.inodes);
+            }
             self.tree.inodes.forget(node.ino, 1);
             result
         });
         if let Err(e) = visited
-            && e.kind() != io::ErrorKind::Interrupted
+            && ![io::ErrorKind::Interrupted, CHANGED].contains(&e.kind())
         {
             log::warn!("{}: not compressed: {e}", path.display());
         }
@@ -421,8 +434,10 @@ impl Pass {
             } else {
                 Form::Packed
             };
-            let sealed =
-                || look(dir.as_fd(), &entry.name, stat.size).is_some_and(|h| h.sealed == h.stored);
+            let sealed = || {
+                let hint = look(dir.as_fd(), &entry.name, stat.size);
+                stat.size > 0 && hint.is_some_and(|h| h.sealed == h.stored)
+            };
             if stat.is(libc::S_IFREG)
                 && stat.nlink == 1
                 && wanted(&stat)

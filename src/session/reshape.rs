@@ -6,7 +6,7 @@
 //! the raw one counts.
 
 use super::write::begin;
-use super::{Body, Session, Stamp, State, Where};
+use super::{Body, Session, State, Where};
 use crate::cache::lock;
 use crate::frames::{self, Ends, FRAME_MAX, Index, TRAILER, Trailer};
 use crate::names::{Form, Place};
@@ -252,7 +252,8 @@ impl Session {
         })
     }
 
-    /// Sets the bytes of a torn append aside, as the next write would.
+    /// Sets the bytes of a torn append aside, as the next write would, and makes an empty store file
+    /// one that `zstd` reads.
     pub fn mend(&self, at: Where) -> io::Result<()> {
         let mut st = self.state()?;
         let Some(place) = at().filter(|_| !st.unlinked) else {
@@ -263,14 +264,21 @@ impl Session {
             if locked.body.form == Form::Raw {
                 return Ok(());
             }
-            let known = session.known(st, &locked.body, &locked.stat)?;
+            if locked.stat.size == 0 {
+                // Made by a daemon that was killed before it could write the first trailer.
+                begin(&locked.body.file)?;
+            }
+            let known = session.known(st, &locked.body, &sys::fstat(&locked.body.file)?)?;
             if known.torn > 0 {
                 session.set_torn_aside(st, Some(&place), &locked.body, &known)?;
-                // To its users the session has not changed.
-                let file = &locked.body.file;
+            }
+            // To its users the session has not changed.
+            let file = &locked.body.file;
+            let now = sys::fstat(file)?;
+            if now.mtime != locked.stat.mtime {
                 let mtime = SetTime::At(locked.stat.mtime);
                 let keep = |fd: BorrowedFd| sys::utimens(fd, SetTime::Omit, mtime);
-                st.touched(&sys::fstat(file)?, file.as_fd(), keep)?;
+                st.touched(&now, file.as_fd(), keep)?;
             }
             Ok(())
         })
@@ -454,7 +462,10 @@ impl Snapshot {
             && self.version == earlier.version
             && self.body.form == earlier.body.form
             && match self.body.form {
-                Form::Raw => Stamp::of(&self.stat) == Stamp::of(&earlier.stat),
+                // Another host may set the times back, but not this one.
+                Form::Raw => {
+                    (self.stat.size, self.stat.ctime) == (earlier.stat.size, earlier.stat.ctime)
+                }
                 Form::Packed => self.index.frames.starts_with(&earlier.index.frames),
             }
     }

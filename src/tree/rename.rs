@@ -227,9 +227,16 @@ impl Tree {
             done => done?,
         }
         if replaces_packed {
-            // From the rename on the raw form is the visible one; the old one goes when that is durable.
-            sync_dir(dirs.1)?;
-            sys::unlink_at(dirs.1, &self.store().stored_name(&to.name, Form::Packed)?)?;
+            // From the rename on the raw form is the visible one; the old one goes when that is
+            // durable. If it cannot go now, the background pass clears it away.
+            let packed = self.store().stored_name(&to.name, Form::Packed)?;
+            let removed = sync_dir(dirs.1).and_then(|()| sys::unlink_at(dirs.1, &packed));
+            if let Err(e) = removed {
+                log::warn!(
+                    "{}: its replaced form stays for now: {e}",
+                    to.path().display()
+                );
+            }
         }
         self.store().drop_sidecar(dirs.0, &from.name);
         self.store().drop_sidecar(dirs.1, &to.name);
