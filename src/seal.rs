@@ -4,7 +4,7 @@
 //! the file): it is encoded again at level 9. Not earlier, because a rewrite copies the file.
 //! *Seal*: a session has been quiet for `seal_after`: all of it that is not in full sealed frames is
 //! encoded at level 19. A sealed session that got a few lines waits until the copy is worth it
-//! ([`Pass::worth_sealing`]). One pass does both; they differ in trigger, level and what they keep.
+//! (`worth_sealing`). One pass does both; they differ in trigger, level and what they keep.
 //!
 //! Nothing is replaced before the new file has been decoded, compared byte for byte with the old one
 //! and synced. The session's lock is held only for the last step; what is appended meanwhile is
