@@ -5,7 +5,7 @@
 //! umask goes: requests bring the caller's modes, already masked.
 //!
 //! Ending never waits for clients. A mount that is in use is detached, requests under way get
-//! [`GRACE`] to finish, and the process ends. Two handles of the FUSE library are not used for
+//! `GRACE` to finish, and the process ends. Two handles of the FUSE library are not used for
 //! this: its unmounter fails on a mount in use and is then spent, and its session, when dropped,
 //! unmounts *by path* even when the kernel has already ended the session, which would hit whatever
 //! was mounted there since. So the process ends without dropping it, and unmounts only what still
