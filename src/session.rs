@@ -24,7 +24,7 @@ use crate::names::{Form, Place};
 use crate::pool;
 use crate::shared::Shared;
 use crate::store::{Found, Hint, Store, sync_dir};
-use crate::sys::{self, Stat, Time, errno};
+use crate::sys::{self, Stat, Time, errno, is};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -312,18 +312,21 @@ impl Session {
         }
     }
 
-    /// Opens what the name stands for now.
+    /// Opens what the name stands for now. ESTALE if that is no file of this session any more: the
+    /// kernel then looks the name up again.
     fn reopen(
         &self,
         st: &mut State,
         place: Option<&Place>,
         write: bool,
     ) -> io::Result<(Arc<Body>, Stat)> {
-        let place = place
-            .filter(|_| !st.unlinked)
-            .ok_or_else(|| errno(libc::ENOENT))?;
+        let gone = || errno(libc::ESTALE);
+        let place = place.filter(|_| !st.unlinked).ok_or_else(gone)?;
         let dir = self.store().dir(&place.dir)?;
-        let found = self.store().find(dir.as_fd(), &place.name)?;
+        let found = match self.store().find(dir.as_fd(), &place.name) {
+            Err(e) if is(&e, libc::ENOENT) => return Err(gone()),
+            found => found?,
+        };
         if !found.stat.is(libc::S_IFREG) {
             return Err(errno(libc::ESTALE));
         }
@@ -494,7 +497,7 @@ impl Session {
             let (body, before) = self.current(&mut st, place.as_ref())?;
             return st.touched(&before, body.file.as_fd(), work);
         }
-        let place = place.ok_or_else(|| errno(libc::ENOENT))?;
+        let place = place.ok_or_else(|| errno(libc::ESTALE))?;
         let dir = self.store().dir(&place.dir)?;
         let found = self.store().find(dir.as_fd(), &place.name)?;
         let stored = self.store().stored_name(&place.name, found.form)?;

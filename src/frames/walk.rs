@@ -122,7 +122,13 @@ impl<'a> Walk<'a> {
                 };
                 if content.is_none() {
                     index.unsized_frames = true;
-                    frame.size = checker.count(self.file, &frame).unwrap_or(0);
+                    let Ok(size) = checker.count(self.file, &frame) else {
+                        // Nobody knows how much is lost: a gap of one byte makes reading it an error.
+                        index.lost_at.get_or_insert(pos);
+                        (pos, logical) = (end, logical + 1);
+                        continue;
+                    };
+                    frame.size = size;
                 }
                 if frame.start.checked_add(frame.size).is_none() {
                     index.lost_at.get_or_insert(pos);
@@ -139,6 +145,11 @@ impl<'a> Walk<'a> {
             }
         }
         index.torn = self.size - pos;
+        if index.torn > 0 && index.frames.is_empty() && !committed && index.lost_at.is_none() {
+            // Not a session whose last append was cut short, but nothing that can be read at all.
+            index.lost_at = Some(pos);
+            (index.torn, pos, logical) = (0, self.size, 1);
+        }
         // Our own whole frames without a trailer came from an append that was cut short: they count
         // only if their bytes are really there.
         if committed {

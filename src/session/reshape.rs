@@ -13,7 +13,7 @@ use crate::names::{Form, Place};
 use crate::pool;
 use crate::rewrite::{Builder, Content, write_plain};
 use crate::store::{Hint, Temporary, carry_attributes, carry_times, sync_dir};
-use crate::sys::{self, SetTime, Stat};
+use crate::sys::{self, SetTime, Stat, errno};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -144,7 +144,7 @@ impl Session {
         let ends = builder.ends();
         carry_attributes(&body.file, &temporary.file)?;
         temporary.file.sync_all()?;
-        let file = self.put(st, place, temporary, Form::Packed)?;
+        let file = self.put(st, place, (body, stat), temporary, Form::Packed)?;
         self.sync_name(place.filter(|_| !st.unlinked))?;
         let now = sys::fstat(&file)?;
         st.version += 1;
@@ -154,17 +154,22 @@ impl Session {
     }
 
     /// Puts a finished file in the session's place, or nowhere if that is gone. The name is durable
-    /// only after [`Session::sync_name`].
+    /// only after [`Session::sync_name`]. ESTALE if another host has given the name to another file
+    /// than `old`, which is locked: nothing of that file may be lost.
     fn put(
         &self,
         st: &State,
         place: Option<&Place>,
+        old: (&Body, &Stat),
         temporary: Temporary,
         form: Form,
     ) -> io::Result<File> {
         let Some(place) = place.filter(|_| !st.unlinked) else {
             return temporary.keep_unnamed();
         };
+        if self.replaced_by_name(Some(place), old.0, old.1)? {
+            return Err(errno(libc::ESTALE));
+        }
         let dir = self.store().dir(&place.dir)?;
         let file = temporary.place(dir.as_fd(), &self.store().stored_name(&place.name, form)?)?;
         self.store().drop_sidecar(dir.as_fd(), &place.name);
@@ -177,11 +182,15 @@ impl Session {
         })
     }
 
-    /// Removes the other form of a session whose new form is in its place, durably.
-    fn remove_other(&self, place: &Place, form: Form) -> io::Result<()> {
+    /// Removes the other form of a session, `old`, whose new form is in its place, durably.
+    fn remove_other(&self, place: &Place, form: Form, old: &Stat) -> io::Result<()> {
         let dir = self.store().dir(&place.dir)?;
         sync_dir(dir.as_fd())?;
-        sys::unlink_at(dir.as_fd(), &self.store().stored_name(&place.name, form)?)?;
+        let stored = self.store().stored_name(&place.name, form)?;
+        let there = sys::stat_at(dir.as_fd(), &stored)?;
+        if (there.dev, there.ino) == (old.dev, old.ino) {
+            sys::unlink_at(dir.as_fd(), &stored)?;
+        }
         sync_dir(dir.as_fd())
     }
 
@@ -219,7 +228,7 @@ impl Session {
         carry_attributes(&body.file, &temporary.file)?;
         carry_times(&body.file, &temporary.file)?;
         temporary.file.sync_all()?;
-        let file = self.put(st, place, temporary, Form::Raw)?;
+        let file = self.put(st, place, (body, stat), temporary, Form::Raw)?;
         // From here on the raw file is the one that counts, whatever happens to the other.
         let now = sys::fstat(&file)?;
         st.replaced(
@@ -229,7 +238,7 @@ impl Session {
             Ends::default(),
         );
         match place.filter(|_| !st.unlinked) {
-            Some(place) => self.remove_other(place, Form::Packed),
+            Some(place) => self.remove_other(place, Form::Packed, stat),
             None => Ok(()),
         }
     }
@@ -370,9 +379,10 @@ impl Session {
             replacement.carry(&now, snapshot.index.frames.len())?;
         }
         let ends = replacement.ends();
-        let file = self.put(st, Some(place), replacement.temporary, Form::Packed)?;
+        let old = (&**body, stat);
+        let file = self.put(st, Some(place), old, replacement.temporary, Form::Packed)?;
         if body.form == Form::Raw {
-            self.remove_other(place, Form::Raw)?;
+            self.remove_other(place, Form::Raw, stat)?;
         }
         // Until the directory is synced, an fsync of the session must sync it too.
         st.unsynced_name = true;

@@ -13,6 +13,7 @@ use crate::session::Session;
 use crate::store::{Found, sync_dir};
 use crate::sys::{self, Stat, errno, is};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -24,7 +25,7 @@ impl Tree {
         let node = self.inodes.peek(parent, name);
         let session = node.as_ref().and_then(|n| n.session.as_ref());
         let mut held = Session::hold(session.as_slice())?;
-        let found = self.store().find(dir.as_fd(), name)?;
+        let (found, _lock) = self.find_locked(dir.as_fd(), name)?;
         if found.stat.is(libc::S_IFDIR) {
             return Err(errno(libc::EISDIR));
         }
@@ -39,6 +40,37 @@ impl Tree {
             held.unlinked(session);
         }
         Ok(())
+    }
+
+    /// What a name stands for; a session is locked against other hosts, which may be replacing it.
+    fn find_locked(&self, dir: BorrowedFd, name: &OsStr) -> io::Result<(Found, Option<File>)> {
+        loop {
+            let found = self.store().find(dir, name)?;
+            let lock = self.lock_session(dir, name, &found)?;
+            let now = self.store().find(dir, name)?;
+            if same_file(&now, &found) {
+                return Ok((now, lock));
+            }
+        }
+    }
+
+    /// The lock goes with the descriptor. A file that cannot be opened is not locked: whoever may not
+    /// open it does not replace it either.
+    fn lock_session(
+        &self,
+        dir: BorrowedFd,
+        name: &OsStr,
+        found: &Found,
+    ) -> io::Result<Option<File>> {
+        if !is_session(name) || !found.stat.is(libc::S_IFREG) {
+            return Ok(None);
+        }
+        let stored = self.store().stored_name(name, found.form)?;
+        let Ok(file) = self.store().open_file(dir, &stored, libc::O_RDWR) else {
+            return Ok(None);
+        };
+        self.store().lock_file(&file)?;
+        Ok(Some(file))
     }
 
     /// The place of a name that is visible; ENOENT for the cellar's own.
@@ -144,8 +176,22 @@ impl Tree {
                 }
                 continue;
             }
-            let same_file = target
-                .is_some_and(|t| (t.stat.dev, t.stat.ino) == (source.stat.dev, source.stat.ino));
+            // Two hosts lock in one order, and look again once they have both.
+            let mut sides = vec![(dirs.0.as_fd(), name, source)];
+            sides.extend(target.map(|t| (dirs.1.as_fd(), new_name, t)));
+            sides.sort_by_key(|(_, _, found)| (found.stat.dev, found.stat.ino));
+            sides.dedup_by(|a, b| same_file(&a.2, &b.2));
+            let locks = sides
+                .iter()
+                .map(|(dir, name, found)| self.lock_session(*dir, name, found));
+            let _locks = locks.collect::<io::Result<Vec<_>>>()?;
+            let unchanged = |(dir, name, found): &(BorrowedFd, &OsStr, Found)| {
+                let now = self.store().find(*dir, name);
+                now.is_ok_and(|now| same_file(&now, found))
+            };
+            if !sides.iter().all(unchanged) {
+                continue;
+            }
             if flags == libc::RENAME_EXCHANGE {
                 self.settle(&from, dirs.0.as_fd(), &source)?;
                 self.settle(
@@ -161,7 +207,7 @@ impl Tree {
                 self.inodes
                     .exchanged((parent, name), (new_parent, new_name));
             } else {
-                if same_file {
+                if target.is_some_and(|t| same_file(&t, &source)) {
                     return Ok(());
                 }
                 self.move_stored(
@@ -276,6 +322,10 @@ impl Tree {
             self.store().recover_file(place, dir, &packed)
         }
     }
+}
+
+fn same_file(a: &Found, b: &Found) -> bool {
+    (a.stat.dev, a.stat.ino) == (b.stat.dev, b.stat.ino)
 }
 
 #[derive(PartialEq, Eq)]
