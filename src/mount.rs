@@ -30,7 +30,7 @@ use crate::dirty::Dirty;
 use crate::exit::{Exit, Failure};
 use crate::filesystem::CellarFs;
 use crate::mounts::{self, Health};
-use crate::pidfile::{Holder, PidFile};
+use crate::pidfile::{self, Holder, PidFile};
 use crate::seal::Sealer;
 use crate::shared::Shared;
 use crate::signals::{self, Signal};
@@ -40,6 +40,12 @@ use crate::{logfile, notify, paths, tuning};
 
 /// How long requests may still take after a mount in use was detached.
 const GRACE: Duration = Duration::from_millis(400);
+
+/// Within this a signal has arrived.
+const SIGNAL: Duration = Duration::from_millis(50);
+
+/// How long a daemon that does not serve its mount may take to end.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// Two threads: one goes on when the other waits for the disk; more cost more than they give.
 const THREADS: usize = 2;
@@ -57,7 +63,7 @@ pub fn run(config: &Config, foreground: bool, allow_other: bool) -> Result<(), F
         return Err(Failure::at("cannot mount", &mount_dir, reason)
             .advise("give the store a directory of its own, outside the mount"));
     }
-    let lock = match PidFile::lock(&config.pid_file, &mount_dir)? {
+    let lock = match lock(config, &mount_dir)? {
         Ok(lock) => lock,
         Err(holder) => return Err(already_mounted(&mount_dir, holder)),
     };
@@ -79,6 +85,28 @@ pub fn run(config: &Config, foreground: bool, allow_other: bool) -> Result<(), F
         daemon.lock.remove();
     }
     outcome
+}
+
+/// Takes the mountpoint's lock. A daemon that was killed a moment ago still has it, but answers no
+/// more: its end is waited for.
+fn lock(config: &Config, mount_dir: &Path) -> Result<Result<PidFile, Holder>, Failure> {
+    let take = || PidFile::lock(&config.pid_file, mount_dir);
+    let taken = take()?;
+    let serves = || {
+        let mount = mounts::at(mount_dir).ok().flatten();
+        mount.is_some_and(|m| m.is_cellar()) && mounts::health(mount_dir) == Health::Answers
+    };
+    // Asked twice: a signal that kills may not have arrived yet.
+    let alive = || {
+        thread::sleep(SIGNAL);
+        serves()
+    };
+    if taken.is_ok() || (serves() && alive()) {
+        return Ok(taken);
+    }
+    pidfile::wait_gone(&config.pid_file, mount_dir, ENDING)
+        .map_err(|error| Failure::at("cannot mount", mount_dir, error))?;
+    take()
 }
 
 struct Daemon<'a> {

@@ -146,6 +146,24 @@ fn what_a_killed_daemon_left_is_seen_and_cleared() {
 }
 
 #[test]
+fn mount_right_after_a_kill_needs_no_second_try() {
+    let home = Home::new();
+    home.run("mount").ends(0);
+    fs::create_dir(home.mount_dir().join("-p")).unwrap();
+    for number in 0..12 {
+        let session = home.mount_dir().join(format!("-p/{number}.jsonl"));
+        fs::write(session, vec![b'x'; 1 << 20]).unwrap();
+        signal(&pid(&home), "KILL");
+        home.run("mount").ends(0);
+    }
+    assert_eq!(
+        fs::read_dir(home.mount_dir().join("-p")).unwrap().count(),
+        12
+    );
+    home.run("umount").ends(0);
+}
+
+#[test]
 fn a_place_that_holds_files_is_refused() {
     let home = Home::new();
     fs::create_dir_all(home.mount_dir().join("-p")).unwrap();
