@@ -100,6 +100,13 @@ impl Dirty {
         waiting
     }
 
+    /// A session needs nothing more, whatever was written.
+    pub fn forget(&self, ino: u64, inodes: &Inodes) {
+        if lock(&self.state.0).written.remove(&ino).is_some() {
+            inodes.forget(ino, 1);
+        }
+    }
+
     /// A session needs nothing more, unless it was written to since `written`.
     pub fn done(&self, ino: u64, written: Instant, inodes: &Inodes) {
         let mut state = lock(&self.state.0);

@@ -25,6 +25,7 @@ use crate::pool;
 use crate::shared::Shared;
 use crate::store::{Found, Hint, Store, sync_dir};
 use crate::sys::{self, Stat, Time, errno, is};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -125,10 +126,25 @@ impl Held<'_> {
             .map(|(_, state)| &mut **state)
     }
 
-    /// The last name is gone; open descriptors go on.
-    pub fn unlinked(&mut self, session: &Session) {
+    /// The last name is about to go. Who has looked the file up may still open it, so the store file
+    /// stays open as long as the kernel knows it.
+    pub fn keep(&mut self, session: &Session, dir: BorrowedFd, stored: &OsStr, form: Form) {
+        let Some(state) = self.state(session).filter(|state| state.body.is_none()) else {
+            return;
+        };
+        if let Ok(file) = session.store().open_file(dir, stored, libc::O_RDWR) {
+            state.body = Some(Body::open(file, form, true));
+        }
+    }
+
+    /// A name is gone. If it was the `last`, open descriptors go on; if not, or if the removal failed,
+    /// what [`Held::keep`] opened is closed again.
+    pub fn removed(&mut self, session: &Session, last: bool) {
         if let Some(state) = self.state(session) {
-            state.unlinked = true;
+            state.unlinked |= last;
+            if !last && state.opens == 0 {
+                state.body = None;
+            }
         }
     }
 
@@ -300,7 +316,7 @@ impl Session {
 
     fn close_locked(&self, st: &mut State) {
         st.opens = st.opens.saturating_sub(1);
-        if st.opens == 0 {
+        if st.opens == 0 && !st.unlinked {
             st.body = None;
             if st
                 .index

@@ -202,3 +202,29 @@ fn a_single_frame_of_fifty_megabytes_reads_from_any_side() {
         assert_same(&stored(&mount, name), &full, name);
     }
 }
+
+#[test]
+fn a_session_that_cannot_be_decoded_is_an_error_and_not_empty() {
+    let Some(mut mount) = store("undecodable") else {
+        return;
+    };
+    // Through a pipe: a frame that does not say what it holds.
+    let mut flipped = common::zstd(&["-3"], &corpus::session(&mut Rng::new(8), 200_000));
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 0x10;
+    let stored = [
+        ("flipped", flipped.clone()),
+        ("cut", flipped[..middle / 2].to_vec()),
+        ("text", b"this was never compressed\n".to_vec()),
+    ];
+    for (name, bytes) in &stored {
+        fs::write(mount.store(format!("p/{name}.jsonl.zst")), bytes).unwrap();
+    }
+    mount.mount();
+    for (name, bytes) in &stored {
+        let read = fs::read(mount.path(format!("p/{name}.jsonl")));
+        assert_eq!(sys::errno(&read), libc::EIO, "{name}");
+        let file = mount.store(format!("p/{name}.jsonl.zst"));
+        assert_eq!(&fs::read(file).unwrap(), bytes, "{name} is left alone");
+    }
+}

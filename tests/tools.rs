@@ -291,3 +291,28 @@ fn status_counts_as_waiting_only_what_will_be_sealed() {
         );
     }
 }
+
+#[test]
+fn an_open_that_races_with_a_save_finds_the_old_file_or_the_new() {
+    let mount = Mount::start("race");
+    fs::create_dir(mount.path("p")).unwrap();
+    for name in ["p/v.jsonl", "p/v.txt"] {
+        let (path, temporary) = (mount.path(name), mount.path("p/v.tmp"));
+        fs::write(&path, "0\n").unwrap();
+        std::thread::scope(|scope| {
+            let saving = scope.spawn(|| {
+                for number in 1..400 {
+                    fs::write(&temporary, format!("{number}\n")).unwrap();
+                    fs::rename(&temporary, &path).unwrap();
+                }
+            });
+            while !saving.is_finished() {
+                let read = fs::read_to_string(&path).unwrap();
+                assert!(read.trim().parse::<u32>().is_ok(), "{read:?}");
+                let append = fs::OpenOptions::new().append(true).open(&path);
+                append.unwrap_or_else(|e| panic!("{name}: {e}"));
+            }
+        });
+        assert_eq!(fs::read_to_string(&path).unwrap(), "399\n");
+    }
+}

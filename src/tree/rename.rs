@@ -6,6 +6,7 @@
 
 use super::Tree;
 use crate::frames;
+use crate::inodes::Node;
 use crate::names::{Form, Place, is_reserved, is_session, packed_name};
 use crate::pool;
 use crate::rewrite::{Content, compare};
@@ -32,14 +33,27 @@ impl Tree {
         // An older packed form must not come to light when the raw one goes.
         self.settle(&place, dir.as_fd(), &found)?;
         let stored = self.store().stored_name(name, found.form)?;
-        sys::unlink_at(dir.as_fd(), &stored)?;
-        self.store().drop_sidecar(dir.as_fd(), name);
-        if self.inodes.removed(parent, name, &found.stat)
-            && let Some(session) = session
-        {
-            held.unlinked(session);
+        if let Some(session) = session {
+            held.keep(session, dir.as_fd(), &stored, found.form);
         }
+        let removed = sys::unlink_at(dir.as_fd(), &stored);
+        if removed.is_ok() {
+            self.store().drop_sidecar(dir.as_fd(), name);
+        }
+        let last = removed.is_ok() && self.inodes.removed(parent, name, &found.stat);
+        if let Some(session) = session {
+            held.removed(session, last);
+        }
+        removed?;
+        self.forget_unlinked(node.as_deref());
         Ok(())
+    }
+
+    /// The background pass has nothing to do with what has no name.
+    fn forget_unlinked(&self, node: Option<&Node>) {
+        if let Some(node) = node.filter(|node| self.inodes.place(node.ino).is_none()) {
+            self.dirty.forget(node.ino, &self.inodes);
+        }
     }
 
     /// What a name stands for; a session is locked against other hosts, which may be replacing it.
@@ -210,20 +224,26 @@ impl Tree {
                 if target.is_some_and(|t| same_file(&t, &source)) {
                     return Ok(());
                 }
-                self.move_stored(
+                let replaced = nodes.1.as_ref().and_then(|n| n.session.as_ref());
+                if let (Some(target), Some(session)) = (&target, replaced) {
+                    let stored = self.store().stored_name(new_name, target.form)?;
+                    held.keep(session, dirs.1.as_fd(), &stored, target.form);
+                }
+                let moved = self.move_stored(
                     &from,
                     &to,
                     (dirs.0.as_fd(), dirs.1.as_fd()),
                     &source,
                     target.as_ref(),
                     flags,
-                )?;
-                if let Some(target) = &target
-                    && self.inodes.removed(new_parent, new_name, &target.stat)
-                    && let Some(session) = nodes.1.as_ref().and_then(|n| n.session.as_ref())
-                {
-                    held.unlinked(session);
+                );
+                let last = moved.is_ok()
+                    && target.is_some_and(|t| self.inodes.removed(new_parent, new_name, &t.stat));
+                if let Some(session) = replaced {
+                    held.removed(session, last);
                 }
+                moved?;
+                self.forget_unlinked(nodes.1.as_deref());
                 self.inodes.renamed(parent, name, new_parent, new_name);
             }
             for session in sessions {
