@@ -212,11 +212,18 @@ impl Inodes {
         }
     }
 
-    /// A name has moved; what had the new name has lost it before.
-    pub fn renamed(&self, parent: u64, name: &OsStr, new_parent: u64, new_name: &OsStr) {
+    /// A name has moved; what had the new name has lost it before. `stat` is what moved: under a name
+    /// that is no session's a file is known by its store inode alone, and changing form gave it another.
+    pub fn renamed(
+        &self,
+        (parent, name): (u64, &OsStr),
+        (new_parent, new_name): (u64, &OsStr),
+        stat: &Stat,
+    ) {
         let mut table = lock(&self.table);
         if let Some(ino) = table.detach(parent, name) {
             table.attach(ino, new_parent, new_name);
+            table.rekey(ino, stat);
             table.release(parent);
         }
     }
@@ -525,11 +532,19 @@ mod tests {
         let (x, y) = (reach(&inodes, a, "x", 12), reach(&inodes, b, "y", 13));
         let target = stat(13, libc::S_IFREG, 1);
         assert!(inodes.removed(b, OsStr::new("y"), &target));
-        inodes.renamed(a, OsStr::new("x"), b, OsStr::new("y"));
+        inodes.renamed(
+            (a, OsStr::new("x")),
+            (b, OsStr::new("y")),
+            &stat(12, libc::S_IFREG, 1),
+        );
         assert_eq!(path(&inodes, x), Some("b/y".into()));
         assert_eq!(path(&inodes, y), None);
         assert!(inodes.peek(a, OsStr::new("x")).is_none());
-        inodes.renamed(ROOT, OsStr::new("b"), a, OsStr::new("c"));
+        inodes.renamed(
+            (ROOT, OsStr::new("b")),
+            (a, OsStr::new("c")),
+            &stat(11, libc::S_IFDIR, 2),
+        );
         assert_eq!(path(&inodes, x), Some("a/c/y".into()));
         assert_eq!(inodes.dir(b).unwrap(), Path::new("a/c"));
         for ino in [a, b, x, y] {
@@ -544,7 +559,11 @@ mod tests {
         let a = dir(&inodes, ROOT, "a", 10);
         let x = reach(&inodes, a, "x", 11);
         inodes.forget(a, 1);
-        inodes.renamed(a, OsStr::new("x"), a, OsStr::new("y"));
+        inodes.renamed(
+            (a, OsStr::new("x")),
+            (a, OsStr::new("y")),
+            &stat(11, libc::S_IFREG, 1),
+        );
         assert_eq!(path(&inodes, x), Some("a/y".into()));
         assert_eq!(reach(&inodes, a, "y", 12), 12);
         assert_eq!(path(&inodes, 12), Some("a/y".into()));

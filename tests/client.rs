@@ -269,3 +269,53 @@ fn cd_moves_a_session_and_its_bundle_to_another_project() {
     }
     fs::remove_dir(mount.path("-home-user-alpha")).expect("the left project is empty");
 }
+
+#[test]
+fn a_session_that_changes_its_kind_by_name_stays_the_same_file() {
+    let mount = Mount::start_unsealing("kinds");
+    let (path, want) = sealed_session(&mount);
+    let fd = sys::open(&path, libc::O_RDWR | libc::O_APPEND, 0).unwrap();
+    let held = || fs::File::from(fd.try_clone().unwrap()).metadata().unwrap();
+    let inode = held().ino();
+    let mut size = want.len() as u64;
+    let mut now = path.clone();
+    for name in [
+        "session.bak",
+        "again.jsonl",
+        "other.txt",
+        "last.jsonl",
+        "end.txt",
+    ] {
+        let next = path.with_file_name(name);
+        fs::rename(&now, &next).unwrap();
+        now = next;
+        mount.seal_and_wait();
+        let listed = common::entries(path.parent().unwrap());
+        assert_eq!(listed, [now.clone()], "one name");
+        assert_eq!(
+            fs::metadata(&now).unwrap().ino(),
+            inode,
+            "{name}: the inode number"
+        );
+        assert_eq!(held().ino(), inode, "{name}: the descriptor's");
+        sys::write(&fd, b"more\n").unwrap();
+        size += 5;
+        assert_eq!(
+            fs::metadata(&now).unwrap().len(),
+            size,
+            "{name}: a write is seen by name"
+        );
+        assert_eq!(
+            fs::read(&now).unwrap().len() as u64,
+            size,
+            "{name}: and read"
+        );
+    }
+    fs::remove_file(&now).unwrap();
+    assert_eq!(
+        (held().len(), held().nlink()),
+        (size, 0),
+        "the descriptor outlives the name"
+    );
+    assert_eq!(sys::pread(&fd, 5, size as i64 - 5).unwrap(), b"more\n");
+}

@@ -7,6 +7,7 @@ use common::foreign::{check_reads, old_release, store};
 use common::frames::{seek_table, skippable};
 use common::{assert_same, corpus, leftovers, line, rng::Rng, stored, sys, zstd, zstd_dc};
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const APPEND: i32 = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND;
 
@@ -175,6 +176,53 @@ fn a_wrong_seek_table_is_not_believed() {
             name,
         );
     }
+}
+
+#[test]
+fn looking_at_a_foreign_file_while_it_is_first_written_loses_nothing() {
+    const FILES: usize = 400;
+    let Some(mut mount) = store("looked-at") else {
+        return;
+    };
+    let want = line("f", 0, 20_000);
+    let (whole, name) = (zstd(&["-1"], &want), |number| {
+        format!("p/{number:04}.jsonl")
+    });
+    for number in 0..FILES {
+        // Every other one with a byte at its end that an append left behind when it was killed.
+        let torn = &[0x5C][..number % 2];
+        fs::write(
+            mount.store(name(number) + ".zst"),
+            [whole.as_slice(), torn].concat(),
+        )
+        .unwrap();
+    }
+    mount.mount();
+    let current = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let look = || {
+            while let number @ 0..FILES = current.load(Ordering::SeqCst) {
+                assert!(fs::metadata(mount.path(name(number))).unwrap().len() > 0);
+            }
+        };
+        scope.spawn(look);
+        scope.spawn(look);
+        for number in 0..FILES {
+            current.store(number, Ordering::SeqCst);
+            for _ in 0..3 {
+                let fd = sys::open(&mount.path(name(number)), APPEND, 0).unwrap();
+                sys::write(&fd, b"next\n").unwrap();
+            }
+        }
+        current.store(FILES, Ordering::SeqCst);
+    });
+    let want = [want.as_slice(), b"next\nnext\nnext\n"].concat();
+    let wrong = (0..FILES).filter(|number| fs::read(mount.path(name(*number))).unwrap() != want);
+    let wrong: Vec<usize> = wrong.collect();
+    assert!(
+        wrong.is_empty(),
+        "acknowledged lines are missing from {wrong:?}"
+    );
 }
 
 #[test]

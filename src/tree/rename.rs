@@ -244,7 +244,8 @@ impl Tree {
                 }
                 moved?;
                 self.forget_unlinked(nodes.1.as_deref());
-                self.inodes.renamed(parent, name, new_parent, new_name);
+                self.inodes
+                    .renamed((parent, name), (new_parent, new_name), &source.stat);
             }
             for session in sessions {
                 held.renamed(session);
