@@ -4,6 +4,9 @@
 //! is ignored as its specification asks, and a value that makes no sense is an error naming the
 //! variable: a typing error must not silently become a default.
 //!
+//! Where no variable names the store it is the one `install` wrote down, so that a `mount` without
+//! the service's environment finds the same sessions; else the default.
+//!
 //! The pid file's directory is never a guessable name in a directory others can write to. It does
 //! not lie in the store either: `umount` and `status` must find it without knowing which store was
 //! mounted. Where there is no runtime directory it lies in the state directory, by host name,
@@ -34,6 +37,40 @@ pub struct Config {
     pub max_fds: Option<usize>,
     pub seal_after: Duration,
     pub compress_bundles: bool,
+    /// How long deleted sessions are kept; not at all if zero.
+    pub trash_days: u32,
+    /// What the environment names as the Claude binary.
+    pub claude_bin: Option<PathBuf>,
+    /// What `install` writes down for later commands.
+    pub notes: Notes,
+}
+
+/// Files of one line each in `~/.config/claude-cellar`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Names the store directory.
+    pub store: PathBuf,
+    /// Names the Claude binary.
+    pub claude_bin: PathBuf,
+}
+
+impl Notes {
+    fn in_dir(dir: &Path) -> Notes {
+        Notes {
+            store: dir.join("store-dir.path"),
+            claude_bin: dir.join("claude-bin.path"),
+        }
+    }
+}
+
+/// The path that one of the [`Notes`] names, if it is there and names an absolute one.
+pub fn noted(note: &Path) -> Option<PathBuf> {
+    let mut bytes = fs::read(note).ok()?;
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    }
+    let path = PathBuf::from(OsString::from_vec(bytes));
+    path.is_absolute().then_some(path)
 }
 
 /// What the command line says instead of the environment.
@@ -64,13 +101,17 @@ impl Config {
         overrides: Overrides,
     ) -> Result<Config, Failure> {
         let env = Environment(lookup);
+        let notes = Notes::in_dir(&env.config_dir()?.join("claude-cellar"));
         let mount_dir = match overrides.mount_dir.or(env.path("CLAUDE_CELLAR_MOUNT_DIR")) {
             Some(dir) => absolute("the mount directory", &dir)?,
             None => env.claude_dir()?.join("projects"),
         };
         let store_dir = match overrides.store_dir.or(env.path("CLAUDE_CELLAR_STORE_DIR")) {
             Some(dir) => absolute("the store directory", &dir)?,
-            None => env.data_dir()?.join("claude-cellar/store"),
+            None => match noted(&notes.store) {
+                Some(dir) => dir,
+                None => env.default_store()?,
+            },
         };
         let runtime_dir = env.xdg("XDG_RUNTIME_DIR").or(host.runtime_dir.clone());
         let scratch_dir = match (env.path("CLAUDE_CELLAR_SCRATCH_DIR"), &runtime_dir) {
@@ -102,6 +143,14 @@ impl Config {
             compress_bundles: env
                 .parse("CLAUDE_CELLAR_BUNDLES", "raw or compress", bundles)?
                 .unwrap_or(false),
+            trash_days: env
+                .parse("CLAUDE_CELLAR_TRASH_DAYS", "whole days, such as 30", days)?
+                .unwrap_or(0),
+            claude_bin: env
+                .path("CLAUDE_CELLAR_CLAUDE_BIN")
+                .map(|bin| absolute("CLAUDE_CELLAR_CLAUDE_BIN", &bin))
+                .transpose()?,
+            notes,
         })
     }
 }
@@ -165,6 +214,17 @@ impl<F: Fn(&str) -> Option<OsString>> Environment<F> {
         }
     }
 
+    fn default_store(&self) -> Result<PathBuf, Failure> {
+        Ok(self.data_dir()?.join("claude-cellar/store"))
+    }
+
+    fn config_dir(&self) -> Result<PathBuf, Failure> {
+        match self.xdg("XDG_CONFIG_HOME") {
+            Some(dir) => Ok(dir),
+            None => Ok(self.home()?.join(".config")),
+        }
+    }
+
     fn state_dir(&self) -> Result<PathBuf, Failure> {
         match self.xdg("XDG_STATE_HOME") {
             Some(dir) => Ok(dir),
@@ -203,6 +263,10 @@ fn count(value: &str) -> Option<usize> {
 
 fn seconds(value: &str) -> Option<Duration> {
     value.parse().ok().map(Duration::from_secs)
+}
+
+fn days(value: &str) -> Option<u32> {
+    value.parse().ok()
 }
 
 fn bundles(value: &str) -> Option<bool> {
@@ -257,6 +321,9 @@ mod tests {
                 max_fds: None,
                 seal_after: Duration::from_secs(600),
                 compress_bundles: false,
+                trash_days: 0,
+                claude_bin: None,
+                notes: Notes::in_dir(Path::new("/h/.config/claude-cellar")),
             }
         );
     }
@@ -293,6 +360,26 @@ mod tests {
             config.scratch_dir,
             Path::new("/run/user/7/claude-cellar/scratch")
         );
+    }
+
+    #[test]
+    fn a_store_that_was_written_down_is_found_where_no_variable_names_one() {
+        let dir = std::env::temp_dir().join(format!("cellar-config-{}", std::process::id()));
+        let note = dir.join("claude-cellar/store-dir.path");
+        fs::create_dir_all(note.parent().unwrap()).unwrap();
+        let home = ("XDG_CONFIG_HOME", dir.to_str().unwrap());
+        let store = |vars: &[(&str, &str)]| {
+            let vars = [&[("HOME", "/h"), home], vars].concat();
+            config(&vars).unwrap().store_dir
+        };
+        let default = Path::new("/h/.local/share/claude-cellar/store");
+        assert_eq!(store(&[]), default);
+        fs::write(&note, "/nfs/some where\n").unwrap();
+        assert_eq!(store(&[]), Path::new("/nfs/some where"));
+        assert_eq!(store(&[("CLAUDE_CELLAR_STORE_DIR", "/s")]), Path::new("/s"));
+        fs::write(&note, "relative\n").unwrap();
+        assert_eq!(store(&[]), default);
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
@@ -335,12 +422,16 @@ mod tests {
             ("CLAUDE_CELLAR_SEAL_AFTER", "1"),
             ("CLAUDE_CELLAR_MAX_FDS", "16"),
             ("CLAUDE_CELLAR_BUNDLES", "compress"),
+            ("CLAUDE_CELLAR_TRASH_DAYS", "30"),
+            ("CLAUDE_CELLAR_CLAUDE_BIN", "/opt/claude"),
             ("CLAUDE_CELLAR_LOG", "DEBUG"),
         ])
         .unwrap();
         assert_eq!(config.seal_after, Duration::from_secs(1));
         assert_eq!(config.max_fds, Some(16));
         assert!(config.compress_bundles);
+        assert_eq!(config.trash_days, 30);
+        assert_eq!(config.claude_bin, Some("/opt/claude".into()));
         assert_eq!(config.log_level, LevelFilter::Debug);
     }
 
@@ -352,6 +443,7 @@ mod tests {
             ("CLAUDE_CELLAR_SEAL_AFTER", "-1"),
             ("CLAUDE_CELLAR_MAX_FDS", "0"),
             ("CLAUDE_CELLAR_BUNDLES", "yes"),
+            ("CLAUDE_CELLAR_TRASH_DAYS", "a week"),
             ("CLAUDE_CELLAR_LOG", "loud"),
         ] {
             let failure = config(&[("HOME", "/h"), (name, value)]).unwrap_err();
@@ -368,6 +460,7 @@ mod tests {
             ("CLAUDE_CELLAR_MOUNT_DIR", "/m"),
             ("CLAUDE_CELLAR_STORE_DIR", "/s"),
             ("XDG_STATE_HOME", "/state"),
+            ("XDG_CONFIG_HOME", "/config"),
         ];
         assert!(config(&all).is_ok());
     }

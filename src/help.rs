@@ -1,190 +1,410 @@
-//! The text of every `--help`, kept together so that the commands read alike.
+//! Every command of `claude-cellar` with its options, and what is told about them.
 
-/// Every command, in the order the overview lists them, with the options it takes.
-pub const COMMANDS: &[Usage] = &[
-    Usage {
-        name: "mount",
-        options: &["foreground", "store-dir", "mount-dir", "allow-other"],
-        text: MOUNT,
-    },
-    Usage {
-        name: "umount",
-        options: &["mount-dir", "lazy"],
-        text: UMOUNT,
-    },
-    Usage {
-        name: "status",
-        options: &["json"],
-        text: STATUS,
-    },
-    Usage {
-        name: "list",
-        options: &[],
-        text: LIST,
-    },
-    Usage {
-        name: "compress",
-        options: &["keep"],
-        text: COMPRESS,
-    },
-    Usage {
-        name: "decompress",
-        options: &[],
-        text: DECOMPRESS,
-    },
-    Usage {
-        name: "verify",
-        options: &["json"],
-        text: VERIFY,
-    },
-    Usage {
-        name: "log",
-        options: &["tail"],
-        text: LOG,
-    },
-    Usage {
-        name: "help",
-        options: &[],
-        text: OVERVIEW,
-    },
-];
+use crate::usage::{Group, Opt, Program, Usage, Variable};
 
-pub struct Usage {
-    pub name: &'static str,
-    pub options: &'static [&'static str],
-    pub text: &'static str,
+pub const PROGRAM: Program = Program {
+    name: "claude-cellar",
+    about: "Keeps Claude Code sessions zstd-compressed behind a mount that looks like the plain directory.",
+    groups: &[
+        Group {
+            title: "Set up:",
+            commands: &[INSTALL, UNINSTALL, MIGRATE_STORE],
+        },
+        Group {
+            title: "The mount:",
+            commands: &[MOUNT, UMOUNT, STATUS, STATS, LOG],
+        },
+        Group {
+            title: "Sessions:",
+            commands: &[RESUME, VERIFY, EXPORT, IMPORT, TRASH],
+        },
+        Group {
+            title: "Files that are not mounted:",
+            commands: &[LIST, COMPRESS, DECOMPRESS, ARCHIVE],
+        },
+        Group {
+            title: "Help:",
+            commands: &[COMPLETIONS, HELP],
+        },
+    ],
+    variables: &[
+        variable(
+            "CLAUDE_CELLAR_MOUNT_DIR",
+            "where sessions appear (~/.claude/projects)",
+        ),
+        variable(
+            "CLAUDE_CELLAR_STORE_DIR",
+            "where they are stored (~/.local/share/claude-cellar/store)",
+        ),
+        variable(
+            "CLAUDE_CELLAR_SCRATCH_DIR",
+            "plain copies outside the mount ($XDG_RUNTIME_DIR/claude-cellar/scratch)",
+        ),
+        variable(
+            "CLAUDE_CELLAR_SEAL_AFTER",
+            "seconds without a write until a session is sealed (600)",
+        ),
+        variable(
+            "CLAUDE_CELLAR_BUNDLES",
+            "raw, or compress to store sub-agent sessions compressed too (raw)",
+        ),
+        variable(
+            "CLAUDE_CELLAR_TRASH_DAYS",
+            "days that deleted sessions are kept; 0: deleted means deleted (0)",
+        ),
+        variable(
+            "CLAUDE_CELLAR_MAX_FDS",
+            "most files open at once through the mount (no limit)",
+        ),
+        variable(
+            "CLAUDE_CELLAR_CLAUDE_BIN",
+            "the Claude binary that resume starts (as install found it, or claude)",
+        ),
+        variable(
+            "CLAUDE_CELLAR_LOG",
+            "off, error, warn, info, debug or trace (info)",
+        ),
+    ],
+    exit_codes: "0 done, 1 failed, 2 wrong usage, 3 not mounted",
+};
+
+const fn variable(name: &'static str, about: &'static str) -> Variable {
+    Variable { name, about }
 }
 
-pub const OVERVIEW: &str = "\
-Keeps Claude Code sessions zstd-compressed behind a mount that looks like the plain directory.
+const fn flag(name: &'static str, about: &'static str) -> Opt {
+    Opt {
+        name,
+        value: None,
+        about,
+    }
+}
 
-Usage: claude-cellar COMMAND [OPTIONS]
+const fn option(name: &'static str, value: &'static str, about: &'static str) -> Opt {
+    Opt {
+        name,
+        value: Some(value),
+        about,
+    }
+}
 
-The mount:
-  mount       Mount the store where Claude Code keeps its sessions
-  umount      Unmount it
-  status      Show whether all is well
-  log         Show the daemon's log
+const JSON: Opt = flag("json", "Print one JSON object");
 
-Files that are not mounted:
-  list        List the sessions in a directory
-  compress    Compress one session
-  decompress  Write a compressed session back as a plain file
-  verify      Decode every stored byte and report damage
+const INSTALL: Usage = Usage {
+    name: "install",
+    about: "Take in the sessions there are and start at every login",
+    operands: "",
+    choices: &[],
+    summary: "Take in the sessions there are, then mount the cellar now and at every login.",
+    details: "\
+Prints what it is about to do, then does it. It may be interrupted and run again.
 
-  help        Show this text, or `help COMMAND` that command's
+Where the store goes: without sessions, or with project directories of their own, to the default
+place or where CLAUDE_CELLAR_STORE_DIR says. If exactly one entry of the projects directory is a
+symbolic link to a directory, the directory it leads to becomes the store, and what lies in it
+goes into a project directory named after the link. A directory that is a store already is used
+as it is.
 
-Options:
-  -h, --help     Show help, for every command
-  -V, --version  Show the version
+Writes and starts the systemd user service claude-cellar.service, with the settings of this
+environment in it.",
+    options: &[
+        flag("no-systemd", "Start the daemon without a systemd service"),
+        option(
+            "claude-bin",
+            "PATH",
+            "The Claude binary that resume is to start",
+        ),
+        flag("dry-run", "Only print what would be done"),
+    ],
+};
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not mounted
+const UNINSTALL: Usage = Usage {
+    name: "uninstall",
+    about: "Stop and remove the service; the store is kept",
+    operands: "",
+    choices: &[],
+    summary: "Stop the service and remove it. The store is kept.",
+    details: "",
+    options: &[flag(
+        "restore",
+        "First write every session back as a plain file",
+    )],
+};
 
-Environment:
-  CLAUDE_CELLAR_MOUNT_DIR    where sessions appear (~/.claude/projects)
-  CLAUDE_CELLAR_STORE_DIR    where they are stored (~/.local/share/claude-cellar/store)
-  CLAUDE_CELLAR_SCRATCH_DIR  plain copies outside the mount ($XDG_RUNTIME_DIR/claude-cellar/scratch)
-  CLAUDE_CELLAR_SEAL_AFTER   seconds without a write until a session is sealed (600)
-  CLAUDE_CELLAR_BUNDLES      raw, or compress to store sub-agent sessions compressed too (raw)
-  CLAUDE_CELLAR_MAX_FDS      most sessions open at once (no limit)
-  CLAUDE_CELLAR_LOG          off, error, warn, info, debug or trace (info)
-";
+const MIGRATE_STORE: Usage = Usage {
+    name: "migrate-store",
+    about: "Move a directory of sessions into the store, compressed on the way",
+    operands: "",
+    choices: &[],
+    summary: "Move a directory of sessions into the store, compressed on the way.",
+    details: "\
+Takes plain and compressed sessions, bundles and everything else, each under its own name; what is
+on both sides is merged and nothing is lost. The store must not be mounted meanwhile. It may be
+interrupted and run again.",
+    options: &[
+        option(
+            "from",
+            "DIR",
+            "Take what is in DIR (the projects directory)",
+        ),
+        flag("dry-run", "Only print what would be done"),
+    ],
+};
 
-const MOUNT: &str = "\
-Mount the store where Claude Code keeps its sessions.
-
-Usage: claude-cellar mount [OPTIONS]
-
+const MOUNT: Usage = Usage {
+    name: "mount",
+    about: "Mount the store where Claude Code keeps its sessions",
+    operands: "",
+    choices: &[],
+    summary: "Mount the store where Claude Code keeps its sessions.",
+    details: "\
 Returns when the mount can be used; a daemon goes on serving it.
-A mount that a killed daemon left behind is cleared first.
+A mount that a killed daemon left behind is cleared first.",
+    options: &[
+        flag(
+            "foreground",
+            "Stay in the foreground, log to stderr too, tell systemd when ready",
+        ),
+        flag(
+            "adopt",
+            "Take in what lies beneath the mountpoint instead of refusing to hide it",
+        ),
+        option(
+            "store-dir",
+            "DIR",
+            "Where sessions are stored ($CLAUDE_CELLAR_STORE_DIR)",
+        ),
+        option(
+            "mount-dir",
+            "DIR",
+            "Where they appear ($CLAUDE_CELLAR_MOUNT_DIR)",
+        ),
+        flag(
+            "allow-other",
+            "Let other users in, as far as the files' permissions go",
+        ),
+    ],
+};
 
-Options:
-      --foreground     Stay in the foreground, log to stderr too, tell systemd when ready
-      --store-dir DIR  Where sessions are stored ($CLAUDE_CELLAR_STORE_DIR)
-      --mount-dir DIR  Where they appear ($CLAUDE_CELLAR_MOUNT_DIR)
-      --allow-other    Let other users in, as far as the files' permissions go
-  -h, --help           Show this text
-";
+const UMOUNT: Usage = Usage {
+    name: "umount",
+    about: "Unmount it",
+    operands: "",
+    choices: &[],
+    summary: "Unmount the cellar and wait until its daemon has ended.",
+    details: "",
+    options: &[
+        option(
+            "mount-dir",
+            "DIR",
+            "The mount to end ($CLAUDE_CELLAR_MOUNT_DIR)",
+        ),
+        flag(
+            "lazy",
+            "Detach at once even if files are open; they stay usable until closed",
+        ),
+    ],
+};
 
-const UMOUNT: &str = "\
-Unmount the cellar and wait until its daemon has ended.
+const STATUS: Usage = Usage {
+    name: "status",
+    about: "Show whether all is well",
+    operands: "",
+    choices: &[],
+    summary: "Show whether the cellar is mounted and well. Exits with 0 if it is mounted, 3 if not.",
+    details: "\
+With --json:
+  {\"mounted\":BOOL,\"alive\":BOOL,\"stale\":BOOL,\"pid\":N|null,\"mount_dir\":TEXT,
+   \"store_dir\":TEXT,\"sessions\":N,\"stored_bytes\":N,\"original_bytes\":N,\"unsealed\":N,
+   \"free_bytes\":N|null,\"recovered\":N}",
+    options: &[JSON],
+};
 
-Usage: claude-cellar umount [OPTIONS]
+const STATS: Usage = Usage {
+    name: "stats",
+    about: "Show what the cellar saves",
+    operands: "",
+    choices: &[],
+    summary: "Show how large the sessions are, how much is stored, and what compressing bundles would save.",
+    details: "\
+Decodes nothing.",
+    options: &[
+        option(
+            "by",
+            "WHAT",
+            "One line for each project (the default) or session",
+        ),
+        JSON,
+    ],
+};
 
-Options:
-      --mount-dir DIR  The mount to end ($CLAUDE_CELLAR_MOUNT_DIR)
-      --lazy           Detach at once even if files are open; they stay usable until closed
-  -h, --help           Show this text
-";
+const LOG: Usage = Usage {
+    name: "log",
+    about: "Show the daemon's log",
+    operands: "",
+    choices: &[],
+    summary: "Show the end of the daemon's log.",
+    details: "",
+    options: &[option("tail", "N", "Show the last N lines (40)")],
+};
 
-const STATUS: &str = "\
-Show whether the cellar is mounted and well. Exits with 0 if it is mounted, 3 if not.
+const RESUME: Usage = Usage {
+    name: "resume",
+    about: "Resume a session in the directory it belongs to",
+    operands: "ID",
+    choices: &[],
+    summary: "Resume the session whose name begins with ID, in the directory it was last in.",
+    details: "\
+Mounts the cellar first if need be.",
+    options: &[
+        option(
+            "projects-dir",
+            "DIR",
+            "Look for it in DIR (the mount directory)",
+        ),
+        option("claude-bin", "PATH", "The Claude binary to start"),
+    ],
+};
 
-Usage: claude-cellar status [OPTIONS]
+const VERIFY: Usage = Usage {
+    name: "verify",
+    about: "Decode every stored byte and report damage",
+    operands: "[PATH...]",
+    choices: &[],
+    summary: "Decode every stored byte and report damage. Exits with 0 if all is sound, 1 if not.",
+    details: "\
+Checks the whole store unless given stores, project directories or sessions. Without --repair it
+changes nothing and may run while the store is mounted.
 
-Options:
-      --json  Print one JSON object
-  -h, --help  Show this text
-";
+With --json:
+  {\"files\":N,\"original_bytes\":N,\"stored_bytes\":N,\"recovered\":N,
+   \"findings\":[{\"path\":TEXT,\"offset\":N,\"what\":TEXT}]}
+offset counts bytes of the store file; recovered counts what lies in .cellar/recovered",
+    options: &[
+        flag(
+            "repair",
+            "Make damaged sessions whole again; what is cut out is kept in .cellar/recovered",
+        ),
+        JSON,
+    ],
+};
 
-const LIST: &str = "\
-List the sessions in a directory and in the directories directly in it, newest first.
+const EXPORT: Usage = Usage {
+    name: "export",
+    about: "Copy every session out as a plain file",
+    operands: "DIR",
+    choices: &[],
+    summary: "Copy everything in the store to DIR as plain files, with their times.",
+    details: "",
+    options: &[],
+};
 
-Usage: claude-cellar list DIR
+const IMPORT: Usage = Usage {
+    name: "import",
+    about: "Copy plain files in",
+    operands: "DIR",
+    choices: &[],
+    summary: "Copy everything in DIR, a projects directory, into the cellar, with its times.",
+    details: "\
+Works with and without a mount. What is in the cellar already is merged, never replaced.",
+    options: &[],
+};
 
+const TRASH: Usage = Usage {
+    name: "trash",
+    about: "List, restore or remove deleted sessions",
+    operands: "ACTION [ID...]",
+    choices: &["list", "restore", "prune"],
+    summary: "List, restore or remove the sessions that were deleted while CLAUDE_CELLAR_TRASH_DAYS was set.",
+    details: "\
+ACTION is list, restore with the IDs of sessions, or prune. A restored session counts as modified
+now, so that the next cleanup does not take it again. prune removes what is older than
+CLAUDE_CELLAR_TRASH_DAYS, as the daemon does every day.",
+    options: &[],
+};
+
+const LIST: Usage = Usage {
+    name: "list",
+    about: "List the sessions in a directory",
+    operands: "DIR",
+    choices: &[],
+    summary: "List the sessions in a directory and in the directories directly in it, newest first.",
+    details: "\
 DIR is a store, a project directory, or any other; links in it are not followed.
-Inside a mount, STORED is the space allocated in the store.
+Inside a mount, STORED is the space allocated in the store.",
+    options: &[],
+};
 
-Options:
-  -h, --help  Show this text
-";
+const COMPRESS: Usage = Usage {
+    name: "compress",
+    about: "Compress one session",
+    operands: "FILE",
+    choices: &[],
+    summary: "Compress one session to FILE.zst, check that it decodes to the same bytes, then delete FILE.",
+    details: "\
+FILE ends in .jsonl. Nothing is overwritten, and a file that changes meanwhile is left alone.",
+    options: &[flag("keep", "Keep FILE")],
+};
 
-const COMPRESS: &str = "\
-Compress one session to FILE.zst, check that it decodes to the same bytes, then delete FILE.
+const DECOMPRESS: Usage = Usage {
+    name: "decompress",
+    about: "Write a compressed session back as a plain file",
+    operands: "FILE [OUT]",
+    choices: &[],
+    summary: "Write a compressed session back as a plain file. The compressed one stays.",
+    details: "\
+FILE ends in .jsonl.zst. OUT is FILE without .zst unless given, and is never overwritten.",
+    options: &[],
+};
 
-Usage: claude-cellar compress [OPTIONS] FILE
+const ARCHIVE: Usage = Usage {
+    name: "archive",
+    about: "Compress all sessions in a directory but the newest",
+    operands: "DIR",
+    choices: &[],
+    summary: "Compress all sessions in a directory but the newest, as compress does.",
+    details: "",
+    options: &[
+        option("keep", "N", "Leave the N newest as they are (5)"),
+        flag("dry-run", "Only print what would be done"),
+    ],
+};
 
-FILE ends in .jsonl. Nothing is overwritten, and a file that changes meanwhile is left alone.
+const COMPLETIONS: Usage = Usage {
+    name: "completions",
+    about: "Print completions for a shell",
+    operands: "SHELL",
+    choices: &["bash", "zsh", "fish"],
+    summary: "Print completions for a shell: bash, zsh or fish.",
+    details: "\
+  bash  claude-cellar completions bash > ~/.local/share/bash-completion/completions/claude-cellar
+  zsh   claude-cellar completions zsh > DIR/_claude-cellar, with DIR in $fpath
+  fish  claude-cellar completions fish > ~/.config/fish/completions/claude-cellar.fish",
+    options: &[],
+};
 
-Options:
-      --keep  Keep FILE
-  -h, --help  Show this text
-";
+const HELP: Usage = Usage {
+    name: "help",
+    about: "Show this text, or `help COMMAND` that command's",
+    operands: "[COMMAND]",
+    choices: &[],
+    summary: "Show all commands, or what one does.",
+    details: "",
+    options: &[flag("man", "Print the manual page, for man -l")],
+};
 
-const DECOMPRESS: &str = "\
-Write a compressed session back as a plain file. The compressed one stays.
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-Usage: claude-cellar decompress FILE [OUT]
-
-FILE ends in .jsonl.zst. OUT is FILE without .zst unless given, and is never overwritten.
-
-Options:
-  -h, --help  Show this text
-";
-
-const VERIFY: &str = "\
-Decode every stored byte and report damage. Exits with 0 if all is sound, 1 if not.
-
-Usage: claude-cellar verify [OPTIONS] [PATH...]
-
-Checks the whole store unless given stores, project directories or sessions. Changes nothing,
-and may run while the store is mounted.
-
-Options:
-      --json  Print one JSON object:
-              {\"files\":N,\"original_bytes\":N,\"stored_bytes\":N,\"recovered\":N,
-               \"findings\":[{\"path\":TEXT,\"offset\":N,\"what\":TEXT}]}
-              offset counts bytes of the store file; recovered counts what lies in
-              .cellar/recovered
-  -h, --help  Show this text
-";
-
-const LOG: &str = "\
-Show the end of the daemon's log.
-
-Usage: claude-cellar log [OPTIONS]
-
-Options:
-      --tail N  Show the last N lines (40)
-  -h, --help    Show this text
-";
+    #[test]
+    fn no_text_is_wider_than_a_terminal() {
+        let texts = PROGRAM.commands().map(|usage| PROGRAM.help(usage));
+        for text in texts.chain([PROGRAM.overview()]) {
+            for line in text.lines() {
+                assert!(line.len() <= 100, "{line}");
+            }
+            assert!(!text.contains(" \n"), "{text}");
+        }
+    }
+}

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use claude_cellar::cli::{self, Command};
 use claude_cellar::config::{Config, Overrides};
 use claude_cellar::exit::{Exit, Failure};
+use claude_cellar::help::PROGRAM;
 use claude_cellar::status::Status;
-use claude_cellar::{archive, list, logfile, mount, signals, umount, verify};
+use claude_cellar::{archive, list, logfile, man, mount, signals, umount, verify};
 
 fn main() -> ExitCode {
     signals::end_on_broken_pipe();
@@ -25,11 +26,23 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Help(text) => print(text.as_bytes()),
+        Command::ManPage => print(man::page(&PROGRAM).as_bytes()),
+        Command::Completions(shell) => print(shell.script(&PROGRAM).as_bytes()),
         Command::Version => {
             print(concat!("claude-cellar ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())
         }
+        Command::Install { .. } => Err(Failure::new("install: not built")),
+        Command::Uninstall { .. } => Err(Failure::new("uninstall: not built")),
+        Command::MigrateStore { .. } => Err(Failure::new("migrate-store: not built")),
+        Command::Stats { .. } => Err(Failure::new("stats: not built")),
+        Command::Resume { .. } => Err(Failure::new("resume: not built")),
+        Command::Export { .. } => Err(Failure::new("export: not built")),
+        Command::Import { .. } => Err(Failure::new("import: not built")),
+        Command::Trash(_) => Err(Failure::new("trash: not built")),
+        Command::Archive { .. } => Err(Failure::new("archive: not built")),
         Command::Mount {
             foreground,
+            adopt: _,
             allow_other,
             store_dir,
             mount_dir,
@@ -58,9 +71,11 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Decompress { file, out } => {
             print(archive::decompress(&file, out.as_deref())?.as_bytes())
         }
-        Command::Verify { paths, json } => {
-            verify::run(&configured()?, &paths, json, &mut io::stdout().lock())
-        }
+        Command::Verify {
+            paths,
+            repair: _,
+            json,
+        } => verify::run(&configured()?, &paths, json, &mut io::stdout().lock()),
         Command::Log { tail } => print(&logfile::tail(&configured()?.log_file, tail)?),
     }
 }
