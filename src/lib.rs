@@ -28,6 +28,7 @@ pub mod json;
 pub mod list;
 pub mod logfile;
 pub mod man;
+pub mod migrate;
 pub mod mount;
 pub mod mounts;
 pub mod names;

@@ -42,7 +42,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Archive { .. } => Err(Failure::new("archive: not built")),
         Command::Mount {
             foreground,
-            adopt: _,
+            adopt,
             allow_other,
             store_dir,
             mount_dir,
@@ -51,7 +51,12 @@ fn run(command: Command) -> Result<Exit, Failure> {
                 mount_dir,
                 store_dir,
             })?;
-            mount::run(&config, foreground, allow_other)?;
+            let how = mount::How {
+                foreground,
+                adopt,
+                allow_other,
+            };
+            mount::run(&config, how)?;
             say(format_args!("mounted {}", config.mount_dir.display()))
         }
         Command::Umount { mount_dir, lazy } => {

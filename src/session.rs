@@ -16,7 +16,7 @@ mod read;
 mod reshape;
 mod write;
 
-pub use reshape::{Replacement, Snapshot, finish};
+pub use reshape::{Replacement, Snapshot, finish, finish_unsynced};
 
 use crate::cache::lock;
 use crate::frames::{self, Ends, Index};

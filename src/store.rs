@@ -479,6 +479,16 @@ impl Temporary<'_> {
         Ok(file)
     }
 
+    /// The same where nothing must be there yet: EEXIST if something is.
+    pub fn place_new(mut self, dir: BorrowedFd, stored: &OsStr) -> io::Result<()> {
+        if let Some(name) = &self.name {
+            let flags = libc::RENAME_NOREPLACE;
+            sys::rename_at(self.store.tmp.as_fd(), name, dir, stored, flags)?;
+        }
+        self.name = None;
+        Ok(())
+    }
+
     /// Keeps the file without a name: a session that was unlinked while open.
     pub fn keep_unnamed(self) -> io::Result<File> {
         let file = self.file.try_clone()?;

@@ -432,10 +432,15 @@ impl<'a> Replacement<'a> {
 
 /// The last steps on a new store file: it looks like the old one and is durable.
 pub fn finish(old: &File, new: &File, ends: &Ends) -> io::Result<()> {
+    finish_unsynced(old, new, ends)?;
+    new.sync_all()
+}
+
+/// The same for one that is synced later, with others.
+pub fn finish_unsynced(old: &File, new: &File, ends: &Ends) -> io::Result<()> {
     carry_attributes(old, new)?;
     Hint::from(*ends).set(new.as_fd());
-    carry_times(old, new)?;
-    new.sync_all()
+    carry_times(old, new)
 }
 
 /// The content of a session at one moment.
