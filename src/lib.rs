@@ -29,6 +29,7 @@ pub mod list;
 pub mod logfile;
 pub mod man;
 pub mod migrate;
+pub mod migrate_store;
 pub mod mount;
 pub mod mounts;
 pub mod names;

@@ -9,7 +9,7 @@ use claude_cellar::config::{Config, Overrides};
 use claude_cellar::exit::{Exit, Failure};
 use claude_cellar::help::PROGRAM;
 use claude_cellar::status::Status;
-use claude_cellar::{archive, list, logfile, man, mount, signals, umount, verify};
+use claude_cellar::{archive, list, logfile, man, migrate_store, mount, signals, umount, verify};
 
 fn main() -> ExitCode {
     signals::end_on_broken_pipe();
@@ -33,11 +33,13 @@ fn run(command: Command) -> Result<Exit, Failure> {
         }
         Command::Install { .. } => Err(Failure::new("install: not built")),
         Command::Uninstall { .. } => Err(Failure::new("uninstall: not built")),
-        Command::MigrateStore { .. } => Err(Failure::new("migrate-store: not built")),
+        Command::MigrateStore { from, dry_run } => {
+            print(migrate_store::migrate(&configured()?, from.as_deref(), dry_run)?.as_bytes())
+        }
         Command::Stats { .. } => Err(Failure::new("stats: not built")),
         Command::Resume { .. } => Err(Failure::new("resume: not built")),
         Command::Export { .. } => Err(Failure::new("export: not built")),
-        Command::Import { .. } => Err(Failure::new("import: not built")),
+        Command::Import { dir } => print(migrate_store::import(&configured()?, &dir)?.as_bytes()),
         Command::Trash(_) => Err(Failure::new("trash: not built")),
         Command::Archive { .. } => Err(Failure::new("archive: not built")),
         Command::Mount {

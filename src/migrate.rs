@@ -18,7 +18,7 @@ mod copy;
 mod inventory;
 mod merge;
 
-pub use inventory::{Inventory, inventory};
+pub use inventory::{Inventory, inventory, is_flat};
 
 use crate::frames::{Encoder, LEVEL_FOLD};
 use crate::names::{Form, OWN, Place, is_session, packed_name, visible_name};
@@ -48,6 +48,8 @@ pub const ASIDE: &str = ".cellar-adopting";
 const WORKERS: usize = 2;
 /// Files whose copies are synced together: the first sync pays for all of them.
 const BATCH: usize = 64;
+/// Projects are finished together until they have this many files to copy.
+const FULL: usize = 1024;
 /// Progress is looked at this often when nothing else happens.
 const TICK: Duration = Duration::from_millis(200);
 /// What changes while it is copied is copied again this often.
@@ -190,10 +192,12 @@ impl Migration {
             let here = self.within && self.to.starts_with(&entry);
             if !own && !here {
                 self.entry(Path::new(""), &entry)?;
-                self.finish_batch()?;
+                if self.batch.jobs.len() >= FULL {
+                    self.finish_batch()?;
+                }
             }
         }
-        Ok(())
+        self.finish_batch()
     }
 
     /// Takes one entry, or notes why it stays.

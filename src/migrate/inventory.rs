@@ -2,7 +2,9 @@
 
 use super::ASIDE;
 use crate::names::{OWN, is_session, visible_name};
+use crate::size;
 use crate::sys;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -29,6 +31,43 @@ impl Inventory {
     pub fn is_empty(&self) -> bool {
         *self == Inventory::default()
     }
+}
+
+impl fmt::Display for Inventory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("nothing");
+        }
+        write!(
+            f,
+            "{}, {}, {}, {} in all",
+            size::count(self.projects, "project"),
+            size::count(self.sessions, "session"),
+            size::count(self.others, "other file"),
+            size::bytes(self.bytes())
+        )
+    }
+}
+
+/// Whether a directory is one project's: it has sessions itself, and no directory in it has.
+pub fn is_flat(dir: &Path) -> io::Result<bool> {
+    let top = File::open(dir)?;
+    let has_sessions = |dir: BorrowedFd| -> io::Result<bool> {
+        let mut names = sys::read_dir(dir)?.into_iter().map(|e| e.name);
+        Ok(names.any(|name| visible_name(&name).is_some_and(is_session)))
+    };
+    if !has_sessions(top.as_fd())? {
+        return Ok(false);
+    }
+    for entry in sys::read_dir(top.as_fd())? {
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+        if let Ok(inner) = sys::open_at(top.as_fd(), &entry.name, flags, 0)
+            && has_sessions(inner.as_fd())?
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Counts what is in a directory; links are not followed. What a directory nobody may read holds
