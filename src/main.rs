@@ -9,7 +9,9 @@ use claude_cellar::config::{Config, Overrides};
 use claude_cellar::exit::{Exit, Failure};
 use claude_cellar::help::PROGRAM;
 use claude_cellar::status::Status;
-use claude_cellar::{archive, list, logfile, man, migrate_store, mount, signals, umount, verify};
+use claude_cellar::{
+    archive, install, list, logfile, man, migrate_store, mount, signals, umount, verify,
+};
 
 fn main() -> ExitCode {
     signals::end_on_broken_pipe();
@@ -31,7 +33,19 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Version => {
             print(concat!("claude-cellar ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())
         }
-        Command::Install { .. } => Err(Failure::new("install: not built")),
+        Command::Install {
+            no_systemd,
+            claude_bin,
+            dry_run,
+        } => {
+            let options = install::Options {
+                no_systemd,
+                claude_bin,
+                dry_run,
+            };
+            install::run(&options, &mut io::stdout())?;
+            Ok(Exit::Done)
+        }
         Command::Uninstall { .. } => Err(Failure::new("uninstall: not built")),
         Command::MigrateStore { from, dry_run } => {
             print(migrate_store::migrate(&configured()?, from.as_deref(), dry_run)?.as_bytes())

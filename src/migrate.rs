@@ -75,6 +75,15 @@ pub struct Taken {
     pub failures: Vec<(PathBuf, io::Error)>,
 }
 
+impl Taken {
+    pub fn add(&mut self, other: Taken) {
+        self.entries += other.entries;
+        self.merged += other.merged;
+        self.recovered += other.recovered;
+        self.failures.extend(other.failures);
+    }
+}
+
 impl fmt::Display for Taken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entries = match self.entries {
@@ -186,7 +195,8 @@ impl Migration {
 
     /// Goes through the source once.
     fn pass(&mut self) -> io::Result<()> {
-        self.make_dir(&self.to.clone(), None)?;
+        let like = sys::fstat(&self.top)?;
+        self.make_dir(&self.to.clone(), Some(&like))?;
         for entry in sorted(self.top.as_fd())? {
             let own = [OWN, ASIDE, merge::PLAN].iter().any(|name| entry == *name);
             let here = self.within && self.to.starts_with(&entry);

@@ -368,7 +368,8 @@ fn refuse_contents(mount_dir: &Path) -> Result<(), Failure> {
 
 const CONTAINER: &str = "in a container, add --device /dev/fuse --cap-add SYS_ADMIN";
 
-fn check_device() -> Result<(), Failure> {
+/// Whether this user may use FUSE here.
+pub fn check_device() -> Result<(), Failure> {
     let device = Path::new("/dev/fuse");
     let Err(error) = File::options().read(true).write(true).open(device) else {
         return Ok(());
