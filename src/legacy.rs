@@ -154,19 +154,19 @@ fn set_aside(store: &Store, copy: &Path) -> io::Result<()> {
 fn session_id(path: &Path) -> io::Result<Option<String>> {
     for line in BufReader::new(File::open(path)?).split(b'\n').take(LINES) {
         let line = line?;
-        let line = String::from_utf8_lossy(&line);
-        let id = line
-            .split("\"sessionId\":\"")
-            .nth(1)
-            .and_then(|after| after.split('"').next());
-        let plain = |id: &&str| {
-            !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        };
-        if let Some(id) = id.filter(plain) {
+        if let Some(id) = id_in(&String::from_utf8_lossy(&line)) {
             return Ok(Some(id.to_owned()));
         }
     }
     Ok(None)
+}
+
+fn id_in(line: &str) -> Option<&str> {
+    let after = line.split_once("\"sessionId\"")?.1.trim_start();
+    let value = after.strip_prefix(':')?.trim_start().strip_prefix('"')?;
+    let id = value.split('"').next()?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    (!id.is_empty() && id.bytes().all(plain)).then_some(id)
 }
 
 /// Where the session of this id is in the store.
@@ -184,4 +184,24 @@ fn find(store: &Store, id: &str) -> io::Result<Option<PathBuf>> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_its_session_s_id() {
+        assert_eq!(id_in(r#"{"type":"user","sessionId":"a-1"}"#), Some("a-1"));
+        assert_eq!(id_in(r#"{"sessionId" : "b"}"#), Some("b"));
+        for line in [
+            "",
+            "{}",
+            r#"{"sessionId":""}"#,
+            r#"{"sessionId":"../x"}"#,
+            r#""sessionId""#,
+        ] {
+            assert_eq!(id_in(line), None, "{line}");
+        }
+    }
 }
