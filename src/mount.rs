@@ -169,15 +169,15 @@ impl Daemon<'_> {
             .map_err(|error| cannot("cannot find the mount", error))?
             .map(|mount| mount.device);
 
+        // What came between the first look and the mount, before anything is appended behind it.
+        self.adopt(&shared, &beneath)?;
+        drop((shared, beneath));
         sealer.start();
         let background = session
             .spawn()
             .map_err(|error| cannot("cannot serve", error))?;
         let events = watch(background.guard, sealer.clone())
             .map_err(|error| cannot("cannot serve", error))?;
-        // What came between the first look and the mount.
-        self.adopt(&shared, &beneath)?;
-        drop((shared, beneath));
         let (mount, store) = (self.mount_dir.display(), self.store_dir.display());
         log::info!("mounted {mount}, store {store}, pid {}", process::id());
         readiness.announce(&format!("Serving {mount}"));
