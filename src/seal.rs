@@ -45,6 +45,8 @@ const CACHE_IDLE: Duration = Duration::from_secs(30);
 const CARRY_LAST: u64 = 64 << 10;
 /// A session that could not be sealed (no space, damage) is tried again after this.
 const RETRY: Duration = Duration::from_secs(60);
+/// So often a session that changed under the pass is tried again at once, when all is to be sealed now.
+const AGAIN: usize = 5;
 
 /// The session changed under the pass in a way that cannot be carried over; it is looked at again.
 const CHANGED: io::ErrorKind = io::ErrorKind::WouldBlock;
@@ -157,7 +159,14 @@ impl Pass {
                 () => continue,
             };
             folded.insert(ino, written);
-            let finished = match self.visit(ino, depth, everything) {
+            let mut visited = self.visit(ino, depth, everything);
+            // Told to seal now, it does not wait for a quieter time: another host may be at the same.
+            for _ in 0..if everything { AGAIN } else { 0 } {
+                if visited.as_ref().is_err_and(|e| e.kind() == CHANGED) {
+                    visited = self.visit(ino, depth, everything);
+                }
+            }
+            let finished = match visited {
                 Ok(done) => {
                     worked |= done;
                     depth == Depth::Seal

@@ -138,23 +138,48 @@ impl Store {
 
     /// What a visible name stands for; ENOENT for names that are not visible.
     pub fn find(&self, dir: BorrowedFd, name: &OsStr) -> io::Result<Found> {
-        match sys::stat_at(dir, name) {
+        let raw = match sys::stat_at(dir, name) {
             Err(e) if is(&e, libc::ENOENT) => {
                 let packed = packed_name(name).ok_or(e)?;
-                let stat = sys::stat_at(dir, &packed)?;
-                // Only a file can be a session's compressed form; anything else stays unseen.
-                if !stat.is(libc::S_IFREG) {
-                    return Err(errno(libc::ENOENT));
+                match sys::stat_at(dir, &packed) {
+                    // Only a file can be a session's compressed form; anything else stays unseen.
+                    Ok(stat) if stat.is(libc::S_IFREG) => {
+                        return Ok(Found {
+                            form: Form::Packed,
+                            stat,
+                        });
+                    }
+                    Err(e) if !is(&e, libc::ENOENT) => return Err(e),
+                    // Between the two looks it may have become raw.
+                    _ => sys::stat_at(dir, name)?,
                 }
-                Ok(Found {
-                    form: Form::Packed,
-                    stat,
-                })
             }
-            found => Ok(Found {
-                form: Form::Raw,
-                stat: found?,
-            }),
+            found => found?,
+        };
+        Ok(Found {
+            form: Form::Raw,
+            stat: raw,
+        })
+    }
+
+    /// Opens what a visible name stands for; ENOENT only if it stands for nothing. Another host may
+    /// change its form between the look and the open.
+    pub fn open_found(
+        &self,
+        dir: BorrowedFd,
+        name: &OsStr,
+        flags: i32,
+    ) -> io::Result<(Found, File)> {
+        loop {
+            let found = self.find(dir, name)?;
+            if !found.stat.is(libc::S_IFREG) {
+                return Err(errno(libc::ESTALE));
+            }
+            let stored = self.stored_name(name, found.form)?;
+            match self.open_file(dir, &stored, flags) {
+                Err(e) if is(&e, libc::ENOENT) => {}
+                opened => return Ok((found, opened?)),
+            }
         }
     }
 
@@ -468,15 +493,14 @@ pub struct Temporary<'a> {
 }
 
 impl Temporary<'_> {
-    /// Puts the file, which must be complete and synced, in a place: `rename` replaces atomically.
+    /// Puts the file, which must be complete and synced, in a place: `rename` replaces atomically. It
+    /// is still locked, for steps that have to follow before another host may touch it.
     pub fn place(mut self, dir: BorrowedFd, stored: &OsStr) -> io::Result<File> {
         if let Some(name) = &self.name {
             sys::rename_at(self.store.tmp.as_fd(), name, dir, stored, 0)?;
         }
         self.name = None;
-        let file = self.file.try_clone()?;
-        self.store.unlock_file(&file);
-        Ok(file)
+        self.file.try_clone()
     }
 
     /// The same where nothing must be there yet: EEXIST if something is.
