@@ -37,7 +37,7 @@ impl Sessions {
                 count: sum.count + 1,
                 stored_bytes: sum.stored_bytes + session.stored,
                 original_bytes: sum.original_bytes + session.original.unwrap_or(session.stored),
-                unsealed: sum.unsealed + u64::from(!session.sealed),
+                unsealed: sum.unsealed + u64::from(session.waiting.is_some()),
             })
     }
 }
@@ -54,8 +54,8 @@ impl Status {
                 .filter(|mount| mount.is_cellar())
                 .map(|_| mounts::health(&mount_dir)),
             pid: holder.and_then(|holder| holder.pid),
-            sessions: survey(&store_dir)
-                .map(|surveyed| Sessions::of(&surveyed))
+            sessions: survey(&store_dir, false)
+                .map(|found| Sessions::of(&found.sessions))
                 .map_err(|error| Failure::at("cannot read the store", &store_dir, error))?,
             free_bytes: free_bytes(&store_dir),
             recovered: entries(&store_dir.join(".cellar/recovered")),
