@@ -363,7 +363,11 @@ const ARCHIVE: Usage = Usage {
     operands: "DIR",
     choices: &[],
     summary: "Compress all sessions in a directory but the newest, as compress does.",
-    details: "",
+    details: "\
+Takes the sessions in DIR and in the directories directly in it, such as the project directories of
+a projects directory; links in it are not followed. The newest are those of all of them together
+that were modified last, compressed or not. A session that cannot be compressed stays as it is and
+does not stop the others; the exit code is then 1.",
     options: &[
         option("keep", "N", "Leave the N newest as they are (5)"),
         flag("dry-run", "Only print what would be done"),

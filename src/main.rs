@@ -41,7 +41,6 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Export { .. } => Err(Failure::new("export: not built")),
         Command::Import { dir } => print(migrate_store::import(&configured()?, &dir)?.as_bytes()),
         Command::Trash(_) => Err(Failure::new("trash: not built")),
-        Command::Archive { .. } => Err(Failure::new("archive: not built")),
         Command::Mount {
             foreground,
             adopt,
@@ -74,10 +73,17 @@ fn run(command: Command) -> Result<Exit, Failure> {
             Ok(status.exit())
         }
         Command::List { dir } => print(list::table(&dir)?.as_bytes()),
-        Command::Compress { file, keep } => print(archive::compress(&file, keep)?.as_bytes()),
+        Command::Compress { file, keep } => say(archive::compress(&file, keep)?),
         Command::Decompress { file, out } => {
             print(archive::decompress(&file, out.as_deref())?.as_bytes())
         }
+        Command::Archive { dir, keep, dry_run } => archive::archive(
+            &dir,
+            keep,
+            dry_run,
+            &mut io::stdout().lock(),
+            &mut io::stderr(),
+        ),
         Command::Verify {
             paths,
             repair: _,
