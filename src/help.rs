@@ -227,7 +227,23 @@ const STATS: Usage = Usage {
     choices: &[],
     summary: "Show how large the sessions are, how much is stored, and what compressing bundles would save.",
     details: "\
-Decodes nothing.",
+Works with and without a mount, and decodes nothing. The largest come first. BUNDLES is what lies in
+the directories of a project, beside its sessions; a directory that belongs to no session has a line
+of its own with --by session. What CLAUDE_CELLAR_BUNDLES=compress would save is an estimate: as if
+the .jsonl files in bundles compressed like the sealed sessions of this store.
+
+With --json:
+  {\"by\":\"project\"|\"session\",
+   \"rows\":[{\"name\":TEXT,\"sessions\":N,\"original_bytes\":N,\"stored_bytes\":N,
+            \"allocated_bytes\":N,\"ratio\":N.NN,\"bundle_bytes\":N}],
+   \"total\":{as a row, without the name},
+   \"unknown\":N,
+   \"bundles\":{\"stored_bytes\":N,\"allocated_bytes\":N,\"plain_jsonl_bytes\":N,
+              \"compressed_jsonl_original_bytes\":N,\"compressed_jsonl_bytes\":N,\"other_bytes\":N,
+              \"estimated_saving_bytes\":N|null}}
+allocated_bytes counts whole blocks, as du does; unknown counts the sessions whose size only
+decoding could tell, and whose original_bytes are those stored; estimated_saving_bytes is null while
+no session is sealed",
     options: &[
         option(
             "by",

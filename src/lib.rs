@@ -44,6 +44,7 @@ pub mod session;
 pub mod shared;
 pub mod signals;
 pub mod size;
+pub mod stats;
 pub mod status;
 pub mod store;
 pub mod survey;
