@@ -213,10 +213,20 @@ const STATUS: Usage = Usage {
     choices: &[],
     summary: "Show whether the cellar is mounted and well. Exits with 0 if it is mounted, 3 if not.",
     details: "\
+Works when the daemon is down, too. The last line is \"all is well\" if it is: mounted, nothing in
+.cellar/recovered, no warning. Warned of is a file system with little space left for the store: less
+than twice the largest file that waits to be compressed, or less than 5 % and less than 5 GiB. And a
+daemon that runs another build than this command, as it does after an update until it is restarted.
+
 With --json:
   {\"mounted\":BOOL,\"alive\":BOOL,\"stale\":BOOL,\"pid\":N|null,\"mount_dir\":TEXT,
    \"store_dir\":TEXT,\"sessions\":N,\"stored_bytes\":N,\"original_bytes\":N,\"unsealed\":N,
-   \"free_bytes\":N|null,\"recovered\":N}",
+   \"free_bytes\":N|null,\"recovered\":N,\"unsealed_bytes\":N,\"raw\":N,\"raw_bytes\":N,
+   \"trash\":N,\"low_space\":BOOL,\"outdated\":BOOL}
+unsealed counts the files that wait for the background compression and unsealed_bytes what of them
+waits; raw and raw_bytes those among them that are not compressed at all. Files inside bundles count
+with CLAUDE_CELLAR_BUNDLES=compress. trash counts the deleted sessions that are kept, recovered what
+lies in .cellar/recovered; low_space and outdated are the warnings.",
     options: &[JSON],
 };
 

@@ -34,6 +34,7 @@ pub mod mount;
 pub mod mounts;
 pub mod names;
 pub mod notify;
+pub mod outdated;
 pub mod paths;
 pub mod pidfile;
 pub mod pool;
