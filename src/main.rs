@@ -8,6 +8,7 @@ use claude_cellar::cli::{self, Command};
 use claude_cellar::config::{Config, Overrides};
 use claude_cellar::exit::{Exit, Failure};
 use claude_cellar::help::PROGRAM;
+use claude_cellar::stats::Stats;
 use claude_cellar::status::Status;
 use claude_cellar::{
     archive, install, list, logfile, man, migrate_store, mount, signals, umount, verify,
@@ -50,12 +51,10 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::MigrateStore { from, dry_run } => {
             print(migrate_store::migrate(&configured()?, from.as_deref(), dry_run)?.as_bytes())
         }
-        Command::Stats { .. } => Err(Failure::new("stats: not built")),
         Command::Resume { .. } => Err(Failure::new("resume: not built")),
         Command::Export { .. } => Err(Failure::new("export: not built")),
         Command::Import { dir } => print(migrate_store::import(&configured()?, &dir)?.as_bytes()),
         Command::Trash(_) => Err(Failure::new("trash: not built")),
-        Command::Archive { .. } => Err(Failure::new("archive: not built")),
         Command::Mount {
             foreground,
             adopt,
@@ -87,11 +86,22 @@ fn run(command: Command) -> Result<Exit, Failure> {
             print(if json { status.json() } else { status.text() }.as_bytes())?;
             Ok(status.exit())
         }
+        Command::Stats { by, json } => {
+            let stats = Stats::read(&configured()?, by)?;
+            print(if json { stats.json() } else { stats.text() }.as_bytes())
+        }
         Command::List { dir } => print(list::table(&dir)?.as_bytes()),
-        Command::Compress { file, keep } => print(archive::compress(&file, keep)?.as_bytes()),
+        Command::Compress { file, keep } => say(archive::compress(&file, keep)?),
         Command::Decompress { file, out } => {
             print(archive::decompress(&file, out.as_deref())?.as_bytes())
         }
+        Command::Archive { dir, keep, dry_run } => archive::archive(
+            &dir,
+            keep,
+            dry_run,
+            &mut io::stdout().lock(),
+            &mut io::stderr(),
+        ),
         Command::Verify {
             paths,
             repair: _,

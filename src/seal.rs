@@ -17,7 +17,7 @@
 //! first, and sealed afterwards. With nothing waiting the thread sleeps without a timeout.
 
 use crate::dirty::{Dirty, Wake};
-use crate::frames::{Encoder, Ends, FRAME_MAX, Frame, Index, LEVEL_FOLD, LEVEL_SEAL};
+use crate::frames::{Encoder, Ends, FOREIGN_MAX, FRAME_MAX, Frame, Index, LEVEL_FOLD, LEVEL_SEAL};
 use crate::names::{Form, Place, is_reserved, is_session, visible_name};
 use crate::rewrite::Builder;
 use crate::session::{Replacement, Session, Snapshot, Where};
@@ -538,7 +538,6 @@ fn worth_sealing(snapshot: &Snapshot, always: bool) -> bool {
     if ends.is_sealed() && !index.foreign {
         return false;
     }
-    // A foreign file of frames we would make ourselves is as small as it gets (0.3.0 used level 19).
     if !snapshot.is_intact() {
         return false;
     }
@@ -546,7 +545,7 @@ fn worth_sealing(snapshot: &Snapshot, always: bool) -> bool {
         return index
             .frames
             .first()
-            .is_some_and(|f| f.size > 2 * FRAME_MAX || index.unsized_frames);
+            .is_some_and(|f| f.size > FOREIGN_MAX || index.unsized_frames);
     }
     always
         || ends.sealed == 0
