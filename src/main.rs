@@ -9,7 +9,7 @@ use claude_cellar::config::{Config, Overrides};
 use claude_cellar::exit::{Exit, Failure};
 use claude_cellar::help::PROGRAM;
 use claude_cellar::status::Status;
-use claude_cellar::{archive, list, logfile, man, mount, signals, umount, verify};
+use claude_cellar::{archive, list, logfile, man, mount, repair, signals, umount, verify};
 
 fn main() -> ExitCode {
     signals::end_on_broken_pipe();
@@ -73,9 +73,12 @@ fn run(command: Command) -> Result<Exit, Failure> {
         }
         Command::Verify {
             paths,
-            repair: _,
+            repair,
             json,
-        } => verify::run(&configured()?, &paths, json, &mut io::stdout().lock()),
+        } => {
+            let run = if repair { repair::run } else { verify::run };
+            run(&configured()?, &paths, json, &mut io::stdout().lock())
+        }
         Command::Log { tail } => print(&logfile::tail(&configured()?.log_file, tail)?),
     }
 }
