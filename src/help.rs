@@ -302,14 +302,23 @@ const VERIFY: Usage = Usage {
 Checks the whole store unless given stores, project directories or sessions. Without --repair it
 changes nothing and may run while the store is mounted.
 
+With --repair, which needs the store unmounted, a damaged session gets a new store file with all
+that can be decoded; the old one is moved to .cellar/recovered. Torn appends and older forms of a
+session are moved there too. A session of which nothing can be decoded stays as it is. Exits with
+1 if anything is wrong still.
+
 With --json:
   {\"files\":N,\"original_bytes\":N,\"stored_bytes\":N,\"recovered\":N,
    \"findings\":[{\"path\":TEXT,\"offset\":N,\"what\":TEXT}]}
-offset counts bytes of the store file; recovered counts what lies in .cellar/recovered",
+and with --repair also, before the last brace:
+   ,\"repaired\":[{\"path\":TEXT,\"what\":TEXT,\"kept\":TEXT|null}],
+   \"not_repaired\":[{\"path\":TEXT,\"why\":TEXT}]
+offset counts bytes of the store file; recovered counts what lies in .cellar/recovered. With
+--repair the findings are those that remain, and kept is where the old bytes are.",
     options: &[
         flag(
             "repair",
-            "Make damaged sessions whole again; what is cut out is kept in .cellar/recovered",
+            "Make damaged sessions readable again; old bytes are kept in .cellar/recovered",
         ),
         JSON,
     ],

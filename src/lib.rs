@@ -43,6 +43,7 @@ pub mod paths;
 pub mod pidfile;
 pub mod pool;
 pub mod progress;
+pub mod repair;
 pub mod rewrite;
 pub mod seal;
 pub mod session;

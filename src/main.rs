@@ -11,7 +11,7 @@ use claude_cellar::help::PROGRAM;
 use claude_cellar::stats::Stats;
 use claude_cellar::status::Status;
 use claude_cellar::{
-    archive, install, list, logfile, man, migrate_store, mount, signals, umount, verify,
+    archive, install, list, logfile, man, migrate_store, mount, repair, signals, umount, verify,
 };
 
 fn main() -> ExitCode {
@@ -104,9 +104,12 @@ fn run(command: Command) -> Result<Exit, Failure> {
         ),
         Command::Verify {
             paths,
-            repair: _,
+            repair,
             json,
-        } => verify::run(&configured()?, &paths, json, &mut io::stdout().lock()),
+        } => {
+            let run = if repair { repair::run } else { verify::run };
+            run(&configured()?, &paths, json, &mut io::stdout().lock())
+        }
         Command::Log { tail } => print(&logfile::tail(&configured()?.log_file, tail)?),
     }
 }

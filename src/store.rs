@@ -256,14 +256,19 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps bytes that have no place any more in `.cellar/recovered`, durably.
+    /// Keeps bytes that have no place any more in `.cellar/recovered`, durably; half of them are not
+    /// kept.
     pub fn recover_bytes(&self, place: &Place, bytes: &mut dyn io::Read) -> io::Result<OsString> {
         let name = self.recovered_name(place);
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
         let mut file: File = sys::open_at(self.recovered.as_fd(), &name, flags, 0o600)?.into();
-        io::copy(bytes, &mut file)?;
-        file.flush()?;
-        file.sync_all()?;
+        let written = io::copy(bytes, &mut file)
+            .and_then(|_| file.flush())
+            .and_then(|()| file.sync_all());
+        if let Err(e) = written {
+            let _ = sys::unlink_at(self.recovered.as_fd(), &name);
+            return Err(e);
+        }
         sync_dir(self.recovered.as_fd())?;
         log::warn!(
             "{}: kept what had no place any more as {OWN}/recovered/{}",
@@ -273,8 +278,35 @@ impl Store {
         Ok(name)
     }
 
+    /// Gives a store file, which is about to be replaced, a second name in `.cellar/recovered`,
+    /// durably; where the file system has no links, a copy.
+    pub fn recover_link(
+        &self,
+        place: &Place,
+        dir: BorrowedFd,
+        stored: &OsStr,
+    ) -> io::Result<OsString> {
+        let name = self.recovered_name(place);
+        match sys::link_at(dir, stored, self.recovered.as_fd(), &name) {
+            Err(e) if is(&e, libc::EPERM) || is(&e, libc::EOPNOTSUPP) || is(&e, libc::EMLINK) => {
+                let mut file = self.open_file(dir, stored, libc::O_RDONLY)?;
+                self.recover_bytes(place, &mut file)
+            }
+            Err(e) => Err(e),
+            Ok(()) => {
+                sync_dir(self.recovered.as_fd())?;
+                Ok(name)
+            }
+        }
+    }
+
     /// Moves a store file to `.cellar/recovered`.
-    pub fn recover_file(&self, place: &Place, dir: BorrowedFd, stored: &OsStr) -> io::Result<()> {
+    pub fn recover_file(
+        &self,
+        place: &Place,
+        dir: BorrowedFd,
+        stored: &OsStr,
+    ) -> io::Result<OsString> {
         let name = self.recovered_name(place);
         sys::rename_at(
             dir,
@@ -290,7 +322,7 @@ impl Store {
             stored.display(),
             name.display()
         );
-        Ok(())
+        Ok(name)
     }
 
     fn recovered_name(&self, place: &Place) -> OsString {
