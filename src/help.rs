@@ -317,9 +317,15 @@ const TRASH: Usage = Usage {
     choices: &["list", "restore", "prune"],
     summary: "List, restore or remove the sessions that were deleted while CLAUDE_CELLAR_TRASH_DAYS was set.",
     details: "\
-ACTION is list, restore with the IDs of sessions, or prune. A restored session counts as modified
-now, so that the next cleanup does not take it again. prune removes what is older than
-CLAUDE_CELLAR_TRASH_DAYS, as the daemon does every day.",
+ACTION is list, restore or prune.
+
+restore takes the beginnings of IDs; `-- PROJECT/ID` where two projects have the same. It brings the
+last deletion of each back with its bundle, and overwrites nothing. What comes back counts as modified
+now, so that the next cleanup does not take it again. An ID that may be several exits with 2, one that
+is not in the trash with 1.
+
+prune removes what is older than CLAUDE_CELLAR_TRASH_DAYS, as the daemon does when it starts and once
+a day. It refuses where the variable is not set.",
     options: &[],
 };
 

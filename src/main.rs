@@ -9,7 +9,7 @@ use claude_cellar::config::{Config, Overrides};
 use claude_cellar::exit::{Exit, Failure};
 use claude_cellar::help::PROGRAM;
 use claude_cellar::status::Status;
-use claude_cellar::{archive, list, logfile, man, mount, signals, umount, verify};
+use claude_cellar::{archive, list, logfile, man, mount, signals, trash, umount, verify};
 
 fn main() -> ExitCode {
     signals::end_on_broken_pipe();
@@ -38,7 +38,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Resume { .. } => Err(Failure::new("resume: not built")),
         Command::Export { .. } => Err(Failure::new("export: not built")),
         Command::Import { .. } => Err(Failure::new("import: not built")),
-        Command::Trash(_) => Err(Failure::new("trash: not built")),
+        Command::Trash(action) => print(trash::run(&configured()?, &action)?.as_bytes()),
         Command::Archive { .. } => Err(Failure::new("archive: not built")),
         Command::Mount {
             foreground,

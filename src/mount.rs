@@ -35,6 +35,7 @@ use crate::seal::Sealer;
 use crate::shared::Shared;
 use crate::signals::{self, Signal};
 use crate::store::Store;
+use crate::trash::Trash;
 use crate::tree::Tree;
 use crate::{logfile, notify, paths, tuning};
 
@@ -172,7 +173,9 @@ impl Daemon<'_> {
         let store =
             Store::open(&self.store_dir, false, self.config.compress_bundles).map_err(cannot)?;
         let shared = Arc::new(Shared::new(store));
-        let tree = Tree::new(shared, Dirty::default(), self.config.max_fds).map_err(cannot)?;
+        let trash = Trash::for_days(self.config.trash_days);
+        let tree = Tree::new(shared, Dirty::default(), trash, self.config.max_fds);
+        let tree = tree.map_err(cannot)?;
         let tree = Arc::new(tree);
         let sealer = Sealer::new(tree.clone(), self.config.seal_after);
         let filesystem = CellarFs::new(tree);
