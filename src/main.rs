@@ -9,7 +9,7 @@ use claude_cellar::config::{Config, Overrides};
 use claude_cellar::exit::{Exit, Failure};
 use claude_cellar::help::PROGRAM;
 use claude_cellar::status::Status;
-use claude_cellar::{archive, list, logfile, man, mount, signals, trash, umount, verify};
+use claude_cellar::{archive, list, logfile, man, mount, resume, signals, trash, umount, verify};
 
 fn main() -> ExitCode {
     signals::end_on_broken_pipe();
@@ -35,7 +35,17 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Uninstall { .. } => Err(Failure::new("uninstall: not built")),
         Command::MigrateStore { .. } => Err(Failure::new("migrate-store: not built")),
         Command::Stats { .. } => Err(Failure::new("stats: not built")),
-        Command::Resume { .. } => Err(Failure::new("resume: not built")),
+        Command::Resume {
+            id,
+            projects_dir,
+            claude_bin,
+        } => resume::run(
+            &configured()?,
+            &id,
+            projects_dir.as_deref(),
+            claude_bin.as_deref(),
+            &mut io::stdout().lock(),
+        ),
         Command::Export { .. } => Err(Failure::new("export: not built")),
         Command::Import { .. } => Err(Failure::new("import: not built")),
         Command::Trash(action) => print(trash::run(&configured()?, &action)?.as_bytes()),

@@ -22,7 +22,7 @@ mod command;
 mod deleted;
 mod restore;
 
-pub use command::run;
+pub use command::{read, run};
 pub use deleted::{Deleted, deleted};
 
 use crate::cache::lock;
