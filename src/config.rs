@@ -84,6 +84,12 @@ pub fn noted(note: &Path) -> Option<PathBuf> {
     path.is_absolute().then_some(path)
 }
 
+/// Where Claude Code itself keeps its sessions, whatever the cellar is told.
+pub fn claude_projects() -> Option<PathBuf> {
+    let env = Environment(|name: &str| std::env::var_os(name));
+    Some(env.claude_dir().ok()?.join("projects"))
+}
+
 /// What the command line says instead of the environment.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {

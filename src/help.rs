@@ -279,9 +279,13 @@ const RESUME: Usage = Usage {
     about: "Resume a session in the directory it belongs to",
     operands: "ID",
     choices: &[],
-    summary: "Resume the session whose name begins with ID, in the directory it was last in.",
+    summary: "Resume the session whose name begins with ID, in the directory it belongs to.",
     details: "\
-Mounts the cellar first if need be.",
+Mounts the cellar first if need be, and becomes `claude --resume`. `-- PROJECT/ID` tells sessions of
+the same ID apart. Exits with 2 and a table if ID may be several sessions, with 1 if there is none.
+
+Claude Code is --claude-bin, else $CLAUDE_CELLAR_CLAUDE_BIN, else what install found, else the
+claude in $PATH. If DIR is another projects directory than the mount, nothing is mounted.",
     options: &[
         option(
             "projects-dir",
@@ -352,9 +356,15 @@ const TRASH: Usage = Usage {
     choices: &["list", "restore", "prune"],
     summary: "List, restore or remove the sessions that were deleted while CLAUDE_CELLAR_TRASH_DAYS was set.",
     details: "\
-ACTION is list, restore with the IDs of sessions, or prune. A restored session counts as modified
-now, so that the next cleanup does not take it again. prune removes what is older than
-CLAUDE_CELLAR_TRASH_DAYS, as the daemon does every day.",
+ACTION is list, restore or prune.
+
+restore takes the beginnings of IDs, or `-- PROJECT/ID` where two projects have the same. It brings
+the last deletion of each back with its bundle, and overwrites nothing. What comes back counts as
+modified now, so that the next cleanup does not take it again. It exits with 2 if an ID may be
+several, with 1 if there is none.
+
+prune removes what is older than CLAUDE_CELLAR_TRASH_DAYS, as the daemon does when it starts and once
+a day. It refuses where the variable is not set.",
     options: &[],
 };
 

@@ -9,13 +9,14 @@
 //! the two would compute differently, and keeps what an earlier `install` gave it.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::claude;
 use crate::clients;
 use crate::config::{Config, StoreFrom};
 use crate::exit::Failure;
@@ -101,7 +102,7 @@ impl Plan {
         };
         Ok(Plan {
             program: program()?,
-            claude_bin: claude_bin(options, &config)?,
+            claude_bin: claude::find(&config, options.claude_bin.as_deref())?,
             renames: same_file_system(&mount_dir, &layout.store),
             config,
             service,
@@ -560,33 +561,10 @@ fn present(config: &Config, mount_dir: &Path) -> Result<Present, Failure> {
 /// before any link is followed.
 fn program() -> Result<PathBuf, Failure> {
     let exe = env::current_exe().map_err(|e| Failure::new(format!("cannot find myself: {e}")))?;
-    let named = in_path(OsStr::new(mounts::NAME));
+    let mut named = paths::in_path(mounts::NAME);
     Ok(named
-        .filter(|path| path.canonicalize().is_ok_and(|p| p == exe))
+        .find(|path| path.canonicalize().is_ok_and(|p| p == exe))
         .unwrap_or(exe))
-}
-
-/// The Claude binary that resume is to start.
-fn claude_bin(options: &Options, config: &Config) -> Result<Option<PathBuf>, Failure> {
-    let Some(bin) = options.claude_bin.as_ref().or(config.claude_bin.as_ref()) else {
-        return Ok(in_path(OsStr::new("claude")));
-    };
-    let absolute = std::path::absolute(bin).map_err(|e| Failure::at("cannot use", bin, e))?;
-    match executable(&absolute) {
-        true => Ok(Some(absolute)),
-        false => Err(Failure::at("cannot use", bin, "it is no program")
-            .advise("name the Claude binary with --claude-bin")),
-    }
-}
-
-fn in_path(name: &OsStr) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    let dirs = env::split_paths(&path).filter(|dir| dir.is_absolute());
-    dirs.map(|dir| dir.join(name)).find(|path| executable(path))
-}
-
-fn executable(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 fn existing(path: &Path) -> Option<&Path> {
@@ -606,10 +584,10 @@ fn same_file_system(a: &Path, b: &Path) -> bool {
 fn check_fusermount() -> Result<(), Failure> {
     let there = paths::effective_uid() == 0
         || env::var_os("FUSERMOUNT_PATH").is_some()
-        || in_path(OsStr::new("fusermount3")).is_some()
+        || paths::in_path("fusermount3").next().is_some()
         || unit::PATH
             .split(':')
-            .any(|dir| executable(&Path::new(dir).join("fusermount3")));
+            .any(|dir| paths::is_program(&Path::new(dir).join("fusermount3")));
     match there {
         true => Ok(()),
         false => Err(

@@ -11,7 +11,8 @@ use claude_cellar::help::PROGRAM;
 use claude_cellar::stats::Stats;
 use claude_cellar::status::Status;
 use claude_cellar::{
-    archive, install, list, logfile, man, migrate_store, mount, repair, signals, umount, verify,
+    archive, install, list, logfile, man, migrate_store, mount, repair, resume, signals, trash,
+    umount, verify,
 };
 
 fn main() -> ExitCode {
@@ -51,10 +52,20 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::MigrateStore { from, dry_run } => {
             print(migrate_store::migrate(&configured()?, from.as_deref(), dry_run)?.as_bytes())
         }
-        Command::Resume { .. } => Err(Failure::new("resume: not built")),
         Command::Export { .. } => Err(Failure::new("export: not built")),
         Command::Import { dir } => print(migrate_store::import(&configured()?, &dir)?.as_bytes()),
-        Command::Trash(_) => Err(Failure::new("trash: not built")),
+        Command::Resume {
+            id,
+            projects_dir,
+            claude_bin,
+        } => resume::run(
+            &configured()?,
+            &id,
+            projects_dir.as_deref(),
+            claude_bin.as_deref(),
+            &mut io::stdout().lock(),
+        ),
+        Command::Trash(action) => print(trash::run(&configured()?, &action)?.as_bytes()),
         Command::Mount {
             foreground,
             adopt,

@@ -40,6 +40,7 @@ use crate::seal::Sealer;
 use crate::shared::Shared;
 use crate::signals::{self, Signal};
 use crate::store::Store;
+use crate::trash::Trash;
 use crate::tree::Tree;
 use crate::{logfile, notify, paths, tuning};
 
@@ -223,7 +224,9 @@ impl Daemon<'_> {
 
     fn mount(&self, shared: Arc<Shared>) -> Result<(Session<CellarFs>, Sealer), Failure> {
         let cannot = |error| Failure::at("cannot open the store", &self.store_dir, error);
-        let tree = Tree::new(shared, Dirty::default(), self.config.max_fds).map_err(cannot)?;
+        let trash = Trash::for_days(self.config.trash_days);
+        let tree = Tree::new(shared, Dirty::default(), trash, self.config.max_fds);
+        let tree = tree.map_err(cannot)?;
         let tree = Arc::new(tree);
         let sealer = Sealer::new(tree.clone(), self.config.seal_after);
         let filesystem = CellarFs::new(tree);

@@ -14,7 +14,8 @@
 //!
 //! After a start, a walk over the store that reads only file ends finds what was left unsealed: raw
 //! sessions (after an install there may be gigabytes of them) are folded first, all of them, oldest
-//! first, and sealed afterwards. With nothing waiting the thread sleeps without a timeout.
+//! first, and sealed afterwards. With nothing waiting the thread sleeps without a timeout, or until the
+//! trash is to be pruned if there is one.
 
 use crate::dirty::{Dirty, Wake};
 use crate::frames::{Encoder, Ends, FOREIGN_MAX, FRAME_MAX, Frame, Index, LEVEL_FOLD, LEVEL_SEAL};
@@ -24,6 +25,7 @@ use crate::session::{Replacement, Session, Snapshot, Where};
 use crate::store::Hint;
 use crate::survey::look;
 use crate::sys::{self, Stat};
+use crate::trash::Trash;
 use crate::tree::Tree;
 use std::collections::HashMap;
 use std::io;
@@ -117,6 +119,7 @@ impl Pass {
         if let Err(e) = self.tree.shared.store.sweep() {
             log::warn!("clearing .cellar/tmp: {e}");
         }
+        self.prune();
         self.backlog();
         let mut folded = HashMap::new();
         let mut cache = CacheWatch::default();
@@ -126,7 +129,11 @@ impl Pass {
                 self.tree.shared.release_memory();
             }
             let idle = cache.left(self.tree.shared.cache.uses());
-            match self.dirty.wait([next, idle].into_iter().flatten().min()) {
+            let prune = self.tree.trash.as_ref().map(Trash::due_in);
+            match self
+                .dirty
+                .wait([next, idle, prune].into_iter().flatten().min())
+            {
                 Wake::Stop => return,
                 Wake::Everything => {
                     self.backlog_now();
@@ -139,6 +146,13 @@ impl Pass {
             if cache.is_idle(self.tree.shared.cache.uses()) {
                 self.tree.shared.release_memory();
             }
+            self.prune();
+        }
+    }
+
+    fn prune(&self) {
+        if let Some(trash) = &self.tree.trash {
+            trash.prune_if_due(&self.tree.shared.store);
         }
     }
 

@@ -17,6 +17,7 @@ use crate::pool;
 use crate::shared::Shared;
 use crate::store::{self, Store};
 use crate::sys::{self, Stat, errno};
+use crate::trash::Trash;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -50,6 +51,8 @@ pub struct Tree {
     pub shared: Arc<Shared>,
     pub inodes: Inodes,
     pub dirty: Dirty,
+    /// Where deleted sessions go, if they are kept.
+    pub trash: Option<Trash>,
     max_open: Option<usize>,
     open: AtomicUsize,
     /// Created files are given to the caller.
@@ -58,13 +61,19 @@ pub struct Tree {
 
 impl Tree {
     /// `max_open` bounds the open files (EMFILE beyond it).
-    pub fn new(shared: Arc<Shared>, dirty: Dirty, max_open: Option<usize>) -> io::Result<Tree> {
+    pub fn new(
+        shared: Arc<Shared>,
+        dirty: Dirty,
+        trash: Option<Trash>,
+        max_open: Option<usize>,
+    ) -> io::Result<Tree> {
         let root = sys::fstat(shared.store.root())?;
         let inodes = Inodes::new(shared.clone(), &root);
         Ok(Tree {
             shared,
             inodes,
             dirty,
+            trash,
             max_open,
             open: AtomicUsize::new(0),
             gives_away: sys::euid() == 0,

@@ -36,7 +36,13 @@ impl Tree {
         if let Some(session) = session {
             held.keep(session, dir.as_fd(), &stored, found.form);
         }
-        let removed = sys::unlink_at(dir.as_fd(), &stored);
+        let kept = self.trash.as_ref().map_or(Ok(false), |trash| {
+            trash.keep(self.store(), &place, dir.as_fd(), &stored, &found.stat)
+        });
+        let removed = kept.and_then(|kept| match kept {
+            true => Ok(()),
+            false => sys::unlink_at(dir.as_fd(), &stored),
+        });
         if removed.is_ok() {
             self.store().drop_sidecar(dir.as_fd(), name);
         }
