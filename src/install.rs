@@ -29,7 +29,7 @@ use crate::mounts::{self, Health};
 use crate::shared::Shared;
 use crate::store::Store;
 use crate::systemd::Manager;
-use crate::{paths, pidfile, size, umount, unit};
+use crate::{outdated, paths, pidfile, size, umount, unit};
 
 /// What the command line asks for.
 pub struct Options {
@@ -254,17 +254,13 @@ impl Plan {
         let Present::Ours(Some(pid)) = self.present else {
             return false;
         };
-        let same = |a: io::Result<fs::Metadata>, b: io::Result<fs::Metadata>| {
-            a.is_ok_and(|a| b.is_ok_and(|b| (a.dev(), a.ino()) == (b.dev(), b.ino())))
-        };
-        let running = fs::metadata(format!("/proc/{pid}/exe"));
         let written = match &self.service {
             Service::Own { file, .. } => self
                 .unit()
                 .is_ok_and(|unit| fs::read(file).is_ok_and(|there| there == unit.as_bytes())),
             _ => true,
         };
-        written && same(running, fs::metadata(&self.program))
+        written && !outdated::runs_another(pid)
     }
 
     fn stop_present(&self) -> Result<(), Failure> {
