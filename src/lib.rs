@@ -21,6 +21,7 @@ pub mod detach;
 pub mod dirty;
 pub mod examine;
 pub mod exit;
+pub mod export;
 pub mod fields;
 pub mod filesystem;
 pub mod frames;

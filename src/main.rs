@@ -11,8 +11,8 @@ use claude_cellar::help::PROGRAM;
 use claude_cellar::stats::Stats;
 use claude_cellar::status::Status;
 use claude_cellar::{
-    archive, install, list, logfile, man, migrate_store, mount, repair, resume, signals, trash,
-    umount, verify,
+    archive, export, install, list, logfile, man, migrate_store, mount, repair, resume, signals,
+    trash, umount, verify,
 };
 
 fn main() -> ExitCode {
@@ -52,7 +52,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::MigrateStore { from, dry_run } => {
             print(migrate_store::migrate(&configured()?, from.as_deref(), dry_run)?.as_bytes())
         }
-        Command::Export { .. } => Err(Failure::new("export: not built")),
+        Command::Export { dir } => export::run(&configured()?, &dir, &mut io::stdout().lock()),
         Command::Import { dir } => print(migrate_store::import(&configured()?, &dir)?.as_bytes()),
         Command::Resume {
             id,
