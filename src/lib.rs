@@ -66,6 +66,7 @@ pub mod trash;
 pub mod tree;
 pub mod tuning;
 pub mod umount;
+pub mod uninstall;
 pub mod unit;
 pub mod usage;
 pub mod verify;

@@ -12,7 +12,7 @@ use claude_cellar::stats::Stats;
 use claude_cellar::status::Status;
 use claude_cellar::{
     archive, export, install, list, logfile, man, migrate_store, mount, repair, resume, signals,
-    trash, umount, verify,
+    trash, umount, uninstall, verify,
 };
 
 fn main() -> ExitCode {
@@ -48,7 +48,9 @@ fn run(command: Command) -> Result<Exit, Failure> {
             install::run(&options, &mut io::stdout())?;
             Ok(Exit::Done)
         }
-        Command::Uninstall { .. } => Err(Failure::new("uninstall: not built")),
+        Command::Uninstall { restore } => {
+            print(uninstall::run(&configured()?, restore)?.as_bytes())
+        }
         Command::MigrateStore { from, dry_run } => {
             print(migrate_store::migrate(&configured()?, from.as_deref(), dry_run)?.as_bytes())
         }

@@ -20,6 +20,7 @@ mod merge;
 
 pub use inventory::{Inventory, inventory, is_flat};
 
+use crate::export::PART;
 use crate::frames::{Encoder, LEVEL_FOLD};
 use crate::names::{Form, OWN, Place, is_session, packed_name, visible_name};
 use crate::progress::Progress;
@@ -198,7 +199,9 @@ impl Migration {
         let like = sys::fstat(&self.top)?;
         self.make_dir(&self.to.clone(), Some(&like))?;
         for entry in sorted(self.top.as_fd())? {
-            let own = [OWN, ASIDE, merge::PLAN].iter().any(|name| entry == *name);
+            let own = [OWN, ASIDE, merge::PLAN, PART]
+                .iter()
+                .any(|name| entry == *name);
             let here = self.within && self.to.starts_with(&entry);
             if !own && !here {
                 self.entry(Path::new(""), &entry)?;
