@@ -20,6 +20,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The attribute of a store file that holds a [`Hint`]; never listed in the mount.
@@ -45,6 +46,8 @@ pub struct Store {
     bundles: bool,
     locks_work: AtomicBool,
     serial: AtomicU64,
+    /// Held alone while names change in a way that must not show.
+    names: RwLock<()>,
 }
 
 impl Store {
@@ -90,6 +93,7 @@ impl Store {
             bundles,
             locks_work,
             serial,
+            names: RwLock::default(),
         };
         match sys::ofd_lock(
             &store.lock,
@@ -403,9 +407,30 @@ impl Store {
 
     /// Removes the sidecar of a session that is being changed.
     pub fn drop_sidecar(&self, dir: BorrowedFd, name: &OsStr) {
-        if let Some(sidecar) = sidecar_name(name) {
-            let _ = sys::unlink_at(dir, &sidecar);
+        if let Some(sidecar) = sidecar_name(name).filter(|name| sys::stat_at(dir, name).is_ok()) {
+            let _ = self.unseen(dir, || sys::unlink_at(dir, &sidecar));
         }
+    }
+
+    /// Runs `work`, which changes a name that users see.
+    pub fn seen<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _shared = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        work()
+    }
+
+    /// Runs `work`, which changes names of a directory so that its users see the same as before: its
+    /// modification time stays.
+    pub fn unseen<T>(
+        &self,
+        dir: BorrowedFd,
+        work: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let _alone = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let before = sys::fstat(dir)?.mtime;
+        let result = work();
+        // A directory of somebody else's has a newer time then.
+        let _ = sys::utimens(dir, SetTime::Omit, SetTime::At(before));
+        result
     }
 }
 

@@ -319,3 +319,31 @@ fn a_session_that_changes_its_kind_by_name_stays_the_same_file() {
     );
     assert_eq!(sys::pread(&fd, 5, size as i64 - 5).unwrap(), b"more\n");
 }
+
+#[test]
+fn compressing_and_changing_form_move_no_time_of_the_directory() {
+    let mount = Mount::start_unsealing("dirtime");
+    let project = mount.path("-p");
+    fs::create_dir(&project).unwrap();
+    let path = project.join("session.jsonl");
+    fs::write(&path, line("t", 0, 50_000)).unwrap();
+    // Seen in the store, where no attribute is cached.
+    let shown = if mount.has_store() {
+        mount.store("-p")
+    } else {
+        project.clone()
+    };
+    let modified = || fs::metadata(&shown).unwrap().modified().unwrap();
+    let before = modified();
+    mount.seal_and_wait();
+    assert_eq!(modified(), before, "sealed");
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.write_at(b"X", 100).unwrap();
+    assert_eq!(modified(), before, "overwritten in the middle");
+    file.set_len(1_000).unwrap();
+    mount.seal_and_wait();
+    file.set_len(500).unwrap();
+    assert_eq!(modified(), before, "cut");
+    fs::write(project.join("other"), "").unwrap();
+    assert!(modified() > before, "a new name");
+}

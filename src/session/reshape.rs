@@ -172,7 +172,10 @@ impl Session {
             return Err(errno(libc::ESTALE));
         }
         let dir = self.store().dir(&place.dir)?;
-        let file = temporary.place(dir.as_fd(), &self.store().stored_name(&place.name, form)?)?;
+        let stored = self.store().stored_name(&place.name, form)?;
+        let file = self
+            .store()
+            .unseen(dir.as_fd(), || temporary.place(dir.as_fd(), &stored))?;
         if form == Form::Packed {
             self.store().unlock_file(&file);
         }
@@ -193,7 +196,8 @@ impl Session {
         let stored = self.store().stored_name(&place.name, form)?;
         match sys::stat_at(dir.as_fd(), &stored) {
             Ok(there) if (there.dev, there.ino) == (old.dev, old.ino) => {
-                sys::unlink_at(dir.as_fd(), &stored)?;
+                let unlink = || sys::unlink_at(dir.as_fd(), &stored);
+                self.store().unseen(dir.as_fd(), unlink)?;
             }
             // Another host has cleared it away.
             Err(e) if !is(&e, libc::ENOENT) => return Err(e),

@@ -72,7 +72,8 @@ impl Tree {
         };
         let stored = self.store().stored_name(name, form)?;
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-        let file: File = sys::open_at(dir.as_fd(), &stored, flags, mode & 0o7777)?.into();
+        let create = || sys::open_at(dir.as_fd(), &stored, flags, mode & 0o7777);
+        let file: File = self.store().seen(create)?.into();
         self.give_away(dir.as_fd(), &file, caller)?;
         let node = self.inodes.reach(parent, name, &sys::fstat(&file)?);
         let Some(session) = &node.session else {
@@ -104,13 +105,15 @@ impl Tree {
             return Ok(entry);
         }
         let (dir, _) = self.vacant(parent, name)?;
-        sys::mknod_at(dir.as_fd(), name, mode, rdev)?;
+        self.store()
+            .seen(|| sys::mknod_at(dir.as_fd(), name, mode, rdev))?;
         self.made(parent, name, dir.as_fd(), caller)
     }
 
     pub fn mkdir(&self, parent: u64, name: &OsStr, mode: u32, caller: Caller) -> io::Result<Entry> {
         let (dir, _) = self.vacant(parent, name)?;
-        sys::mkdir_at(dir.as_fd(), name, mode & 0o7777)?;
+        self.store()
+            .seen(|| sys::mkdir_at(dir.as_fd(), name, mode & 0o7777))?;
         self.made(parent, name, dir.as_fd(), caller)
     }
 
@@ -122,7 +125,8 @@ impl Tree {
         caller: Caller,
     ) -> io::Result<Entry> {
         let (dir, _) = self.vacant(parent, name)?;
-        sys::symlink_at(target, dir.as_fd(), name)?;
+        self.store()
+            .seen(|| sys::symlink_at(target, dir.as_fd(), name))?;
         self.made(parent, name, dir.as_fd(), caller)
     }
 
@@ -152,7 +156,8 @@ impl Tree {
                 .map(|s| Session::hold(&[s]))
                 .transpose()?;
             if self.store().find(from_dir.as_fd(), &from.name)?.form == Form::Raw {
-                sys::link_at(from_dir.as_fd(), &from.name, dir.as_fd(), name)?;
+                let link = || sys::link_at(from_dir.as_fd(), &from.name, dir.as_fd(), name);
+                self.store().seen(link)?;
                 break;
             }
             drop(_held);

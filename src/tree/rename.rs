@@ -36,12 +36,14 @@ impl Tree {
         if let Some(session) = session {
             held.keep(session, dir.as_fd(), &stored, found.form);
         }
-        let kept = self.trash.as_ref().map_or(Ok(false), |trash| {
-            trash.keep(self.store(), &place, dir.as_fd(), &stored, &found.stat)
-        });
-        let removed = kept.and_then(|kept| match kept {
-            true => Ok(()),
-            false => sys::unlink_at(dir.as_fd(), &stored),
+        let removed = self.store().seen(|| {
+            let kept = self.trash.as_ref().map_or(Ok(false), |trash| {
+                trash.keep(self.store(), &place, dir.as_fd(), &stored, &found.stat)
+            });
+            match kept? {
+                true => Ok(()),
+                false => sys::unlink_at(dir.as_fd(), &stored),
+            }
         });
         if removed.is_ok() {
             self.store().drop_sidecar(dir.as_fd(), name);
@@ -113,7 +115,7 @@ impl Tree {
             found if found.stat.is(libc::S_IFDIR) => found.stat,
             _ => return Err(errno(libc::ENOTDIR)),
         };
-        match sys::rmdir_at(dir.as_fd(), name) {
+        match self.store().seen(|| sys::rmdir_at(dir.as_fd(), name)) {
             Err(e) if is(&e, libc::ENOTEMPTY) || is(&e, libc::EEXIST) => {
                 self.clear_hidden(&place, dir.as_fd())?;
                 sys::rmdir_at(dir.as_fd(), name)?;
@@ -223,7 +225,9 @@ impl Tree {
                     self.store().stored_name(name, source.form)?,
                     self.store().stored_name(new_name, source.form)?,
                 );
-                sys::rename_at(dirs.0.as_fd(), &stored.0, dirs.1.as_fd(), &stored.1, flags)?;
+                let fds = (dirs.0.as_fd(), dirs.1.as_fd());
+                let exchange = || sys::rename_at(fds.0, &stored.0, fds.1, &stored.1, flags);
+                self.store().seen(exchange)?;
                 self.inodes
                     .exchanged((parent, name), (new_parent, new_name));
             } else {
@@ -292,10 +296,11 @@ impl Tree {
             self.store().stored_name(&from.name, source.form)?,
             self.store().stored_name(&to.name, source.form)?,
         );
-        match sys::rename_at(dirs.0, &stored.0, dirs.1, &stored.1, flags) {
+        let rename = || sys::rename_at(dirs.0, &stored.0, dirs.1, &stored.1, flags);
+        match self.store().seen(rename) {
             Err(e) if directory(source) && (is(&e, libc::ENOTEMPTY) || is(&e, libc::EEXIST)) => {
                 self.clear_hidden(to, dirs.1)?;
-                sys::rename_at(dirs.0, &stored.0, dirs.1, &stored.1, flags)?;
+                self.store().seen(rename)?;
             }
             done => done?,
         }
@@ -344,9 +349,10 @@ impl Tree {
         });
         if equal {
             raw.sync_all()?;
-            sys::unlink_at(dir, &packed)
+            self.store().unseen(dir, || sys::unlink_at(dir, &packed))
         } else {
-            self.store().recover_file(place, dir, &packed).map(drop)
+            let recover = || self.store().recover_file(place, dir, &packed);
+            self.store().unseen(dir, recover).map(drop)
         }
     }
 }
