@@ -237,13 +237,16 @@ impl Session {
         self.store().apply_sidecar(dir, &place.name)?;
         let stored = self.store().stored_name(&place.name, Form::Packed)?;
         let file = self.store().open_file(dir, &stored, libc::O_RDONLY)?;
-        let index = frames::index(&file, stat.size)?;
+        // What the caller saw may be older than the lock held now: an append since then must not be
+        // taken for known.
+        let walked = sys::fstat(&file)?;
+        let index = frames::index(&file, walked.size)?;
         if index.torn == 0 && index.lost_at.is_none() {
             Hint::from(index.ends).set(file.as_fd());
         }
         let stat = sys::fstat(&file)?;
         let known = Known {
-            stamp: Stamp::of(&stat),
+            stamp: Stamp::of(&walked),
             ends: index.ends,
             torn: index.torn,
             foreign: true,

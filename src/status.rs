@@ -6,14 +6,15 @@
 //! sign of need.
 
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::mounts::{self, Health};
 use crate::survey::{Survey, Surveyed, survey};
-use crate::{json, outdated, paths, pidfile, size};
+use crate::{json, outdated, paths, pidfile, size, trash};
 
 const NEARLY_FULL: &str = "the store's file system is nearly full; make room, or sessions can be neither written nor compressed";
 const ANOTHER_BUILD: &str = "the daemon runs another build than this command; restart it: `systemctl --user restart claude-cellar`, or `claude-cellar umount` and `claude-cellar mount`";
@@ -138,7 +139,7 @@ impl Status {
             waiting: Waiting::of(&found),
             space: Space::of(&store_dir),
             recovered: entries(&store_dir.join(".cellar/recovered")),
-            trash: in_trash(&store_dir.join(".cellar/trash")),
+            trash: in_trash(&store_dir),
             outdated: pid.is_some_and(outdated::runs_another),
             mount_dir,
             store_dir,
@@ -283,9 +284,8 @@ fn entries(dir: &Path) -> u64 {
     fs::read_dir(dir).map_or(0, |entries| entries.count() as u64)
 }
 
-/// Sessions in the trash, where there is a directory, laid out like a store, for each time of deletion.
-fn in_trash(trash: &Path) -> u64 {
-    let times = fs::read_dir(trash).into_iter().flatten().flatten();
-    let found = times.filter_map(|time| survey(&time.path(), false).ok());
-    found.map(|found| found.sessions.len() as u64).sum()
+/// What `trash list` has a line for.
+fn in_trash(store_dir: &Path) -> u64 {
+    let deleted = File::open(store_dir).and_then(|store| trash::deleted(store.as_fd()));
+    deleted.map_or(0, |deleted| deleted.len() as u64)
 }

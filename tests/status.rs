@@ -141,9 +141,9 @@ fn deleted_sessions_that_are_kept_are_counted() {
         ("18.1", "a.jsonl.zst"),
     ] {
         let dir = mount.store(".cellar/trash").join(time).join("-p");
-        fs::create_dir_all(dir.join("u")).unwrap();
+        fs::create_dir_all(dir.join("a")).unwrap();
         fs::write(dir.join(name), "x").unwrap();
-        fs::write(dir.join("u/notes.txt"), "x").unwrap();
+        fs::write(dir.join("a/notes.txt"), "x").unwrap();
     }
     told(&mount, "trash", 3);
     assert!(text(&mount).contains("\ntrash       3 deleted sessions; see "));
