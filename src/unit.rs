@@ -32,7 +32,6 @@ pub fn text(program: &Path, variables: &[(&str, OsString)]) -> Result<String, Fa
     Ok(format!(
         "[Unit]
 Description=claude-cellar: Claude Code sessions, stored compressed
-Documentation=man:claude-cellar(1)
 StartLimitIntervalSec=30
 StartLimitBurst=30
 
