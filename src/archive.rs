@@ -1,4 +1,4 @@
-//! Sessions in directories that are not mounted: compress, decompress.
+//! Sessions in directories that are not mounted: compress, decompress, archive.
 //!
 //! Nothing is ever overwritten: a result is written to a hidden file beside its place, synced, and
 //! linked into the place, which fails if the name is taken. An original goes last: after its
@@ -7,7 +7,7 @@
 //!
 //! Inside a mount there is nothing to compress, and names ending `.jsonl.zst` cannot exist there.
 
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::frames::{self, Encoder, FRAME_MAX, Index, LEVEL_SEAL};
 use crate::mounts;
 use crate::names::{is_session, packed_name, visible_name};
@@ -16,12 +16,14 @@ use crate::rewrite::{Builder, Content};
 use crate::session::finish;
 use crate::size;
 use crate::store::{carry_attributes, carry_times, sync_dir};
+use crate::survey::{self, Surveyed};
 use crate::sys::{self, Stat, errno, is};
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -32,9 +34,8 @@ const CHUNK: usize = 1 << 20;
 // ---- compress ---------------------------------------------------------------------------------
 
 /// Puts a session's compressed form beside it and removes the original unless it is to be kept.
-/// Returns what to tell about it.
-pub fn compress(path: &Path, keep: bool) -> Result<String, Failure> {
-    let cannot = |reason: &dyn std::fmt::Display| Failure::at("cannot compress", path, reason);
+pub fn compress(path: &Path, keep: bool) -> Result<Compressed, Failure> {
+    let cannot = |reason: &dyn fmt::Display| Failure::at("cannot compress", path, reason);
     let (dir, name) = split(path).map_err(|e| cannot(&e))?;
     if visible_name(&name).is_some_and(|v| v != name) {
         return Err(cannot(&"it is compressed already"));
@@ -51,7 +52,7 @@ pub fn compress(path: &Path, keep: bool) -> Result<String, Failure> {
     if source.stat.nlink > 1 && !keep {
         return Err(
             cannot(&"it has several hard links, so deleting it would save nothing")
-                .advise("use --keep to compress it anyway"),
+                .advise("use `compress --keep` to compress it anyway"),
         );
     }
     dir.expect_free(&target).map_err(|e| cannot(&e))?;
@@ -76,14 +77,34 @@ pub fn compress(path: &Path, keep: bool) -> Result<String, Failure> {
             .and_then(|()| sync_dir(dir.fd.as_fd()))
             .map_err(|e| cannot(&format!("compressed, but the original is still there: {e}")))?;
     }
-    let size = source.stat.size;
-    Ok(format!(
-        "{}: {} stored as {} ({})\n",
-        path.with_file_name(&target).display(),
-        size::bytes(size),
+    Ok(Compressed {
+        path: path.with_file_name(&target),
+        original: source.stat.size,
+        stored,
+    })
+}
+
+/// A session's compressed form, in place.
+pub struct Compressed {
+    path: PathBuf,
+    original: u64,
+    stored: u64,
+}
+
+impl fmt::Display for Compressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        write!(f, "{path}: {}", smaller(self.original, self.stored))
+    }
+}
+
+fn smaller(original: u64, stored: u64) -> String {
+    format!(
+        "{} stored as {} ({})",
+        size::bytes(original),
         size::bytes(stored),
-        size::ratio(size, stored)
-    ))
+        size::ratio(original, stored)
+    )
 }
 
 const CHANGED: &str = "it changed while it was being compressed; nothing was done to it";
@@ -142,7 +163,7 @@ fn same(a: &Stat, b: &Stat) -> bool {
 
 /// Writes a compressed session as a plain file, beside it or as `out`. Returns what to tell about it.
 pub fn decompress(path: &Path, out: Option<&Path>) -> Result<String, Failure> {
-    let cannot = |reason: &dyn std::fmt::Display| Failure::at("cannot decompress", path, reason);
+    let cannot = |reason: &dyn fmt::Display| Failure::at("cannot decompress", path, reason);
     let (dir, name) = split(path).map_err(|e| cannot(&e))?;
     let dir = Directory::open(&dir).map_err(|e| cannot(&e))?;
     if dir.mounted {
@@ -214,6 +235,84 @@ fn decode(file: &File, index: &Index, to: &File) -> io::Result<()> {
             }
         }
     }
+}
+
+// ---- archive ----------------------------------------------------------------------------------
+
+/// Compresses the sessions in a directory and in the directories directly in it, all but the `keep`
+/// newest of them together, the oldest first. Tells of each on `out`; one that cannot be compressed is
+/// told of on `errors` and does not stop the others.
+pub fn archive(
+    dir: &Path,
+    keep: usize,
+    dry_run: bool,
+    out: &mut dyn Write,
+    errors: &mut dyn Write,
+) -> Result<Exit, Failure> {
+    let old = plain_but_newest(dir, keep)?;
+    let told = |e: io::Error| Failure::new(format!("cannot write the output: {e}"));
+    if old.is_empty() {
+        writeln!(out, "nothing to compress").map_err(told)?;
+        return Ok(Exit::Done);
+    }
+    if dry_run {
+        plan(dir, &old, out).map_err(told)?;
+        return Ok(Exit::Done);
+    }
+    let (mut done, mut original, mut stored) = (0, 0, 0);
+    for session in &old {
+        match compress(&dir.join(&session.path), false) {
+            Ok(compressed) => {
+                done += 1;
+                original += compressed.original;
+                stored += compressed.stored;
+                writeln!(out, "{compressed}").map_err(told)?;
+            }
+            Err(failure) => {
+                let _ = writeln!(errors, "{}: {failure}", mounts::NAME);
+            }
+        }
+    }
+    let (sessions, sizes) = (size::count(done, "session"), smaller(original, stored));
+    let failed = old.len() as u64 - done;
+    if failed == 0 {
+        writeln!(out, "compressed {sessions}, {sizes}").map_err(told)?;
+        return Ok(Exit::Done);
+    }
+    writeln!(
+        out,
+        "compressed {sessions}, {sizes}; {failed} not compressed"
+    )
+    .map_err(told)?;
+    Ok(Exit::Failed)
+}
+
+/// The plain sessions among all but the newest, the oldest first.
+fn plain_but_newest(dir: &Path, keep: usize) -> Result<Vec<Surveyed>, Failure> {
+    let cannot =
+        |path: &Path, reason: &dyn fmt::Display| Failure::at("cannot archive", path, reason);
+    let root = Directory::open(dir).map_err(|e| cannot(dir, &e))?;
+    if root.mounted {
+        return Err(cannot(
+            dir,
+            &"already in the cellar, which compresses by itself",
+        ));
+    }
+    let sessions = survey::near(dir, root.fd.as_fd()).map_err(|(path, e)| cannot(&path, &e))?;
+    // What is compressed already counts: the newest stay the newest, however often this is done.
+    let old = sessions.into_iter().skip(keep).rev();
+    Ok(old.filter(|session| session.packed.is_none()).collect())
+}
+
+fn plan(dir: &Path, old: &[Surveyed], out: &mut dyn Write) -> io::Result<()> {
+    let size = |session: &Surveyed| session.stat.size;
+    for session in old {
+        let path = dir.join(&session.path);
+        writeln!(out, "{}: {}", path.display(), size::bytes(size(session)))?;
+    }
+    let sessions = size::count(old.len() as u64, "session");
+    let sum = size::bytes(old.iter().map(size).sum());
+    writeln!(out, "would compress {sessions}, {sum}")
 }
 
 // ---- directories and names --------------------------------------------------------------------

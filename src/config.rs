@@ -28,6 +28,7 @@ use crate::paths;
 pub struct Config {
     pub mount_dir: PathBuf,
     pub store_dir: PathBuf,
+    pub store_from: StoreFrom,
     /// Where a plain copy goes that must exist outside the mount.
     pub scratch_dir: PathBuf,
     pub pid_file: PathBuf,
@@ -43,6 +44,16 @@ pub struct Config {
     pub claude_bin: Option<PathBuf>,
     /// What `install` writes down for later commands.
     pub notes: Notes,
+}
+
+/// Who says where the store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreFrom {
+    /// The command line or a variable.
+    Named,
+    /// An earlier `install`.
+    Noted,
+    Default,
 }
 
 /// Files of one line each in `~/.config/claude-cellar`.
@@ -101,6 +112,20 @@ impl Config {
         Config::from_environment(|name| std::env::var_os(name), &Host::this(), overrides)
     }
 
+    /// With variables from elsewhere for what the environment does not name.
+    pub fn load_with(fallback: impl Fn(&str) -> Option<OsString>) -> Result<Config, Failure> {
+        let lookup = |name: &str| {
+            let named = std::env::var_os(name).filter(|value| !value.is_empty());
+            named.or_else(|| fallback(name))
+        };
+        Config::from_environment(lookup, &Host::this(), Overrides::default())
+    }
+
+    /// As a process that has these variables alone would compute it on this machine.
+    pub fn with_only(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Config, Failure> {
+        Config::from_environment(lookup, &Host::this(), Overrides::default())
+    }
+
     pub fn from_environment(
         lookup: impl Fn(&str) -> Option<OsString>,
         host: &Host,
@@ -112,12 +137,11 @@ impl Config {
             Some(dir) => absolute("the mount directory", &dir)?,
             None => env.claude_dir()?.join("projects"),
         };
-        let store_dir = match overrides.store_dir.or(env.path("CLAUDE_CELLAR_STORE_DIR")) {
-            Some(dir) => absolute("the store directory", &dir)?,
-            None => match noted(&notes.store) {
-                Some(dir) => dir,
-                None => env.default_store()?,
-            },
+        let named = overrides.store_dir.or(env.path("CLAUDE_CELLAR_STORE_DIR"));
+        let (store_dir, store_from) = match (named, noted(&notes.store)) {
+            (Some(dir), _) => (absolute("the store directory", &dir)?, StoreFrom::Named),
+            (None, Some(dir)) => (dir, StoreFrom::Noted),
+            (None, None) => (env.default_store()?, StoreFrom::Default),
         };
         let runtime_dir = env.xdg("XDG_RUNTIME_DIR").or(host.runtime_dir.clone());
         let scratch_dir = match (env.path("CLAUDE_CELLAR_SCRATCH_DIR"), &runtime_dir) {
@@ -132,6 +156,7 @@ impl Config {
         Ok(Config {
             mount_dir,
             store_dir,
+            store_from,
             scratch_dir,
             pid_file: run_dir.join("daemon.pid"),
             log_file: env.state_dir()?.join("claude-cellar/cellar.log"),
@@ -320,6 +345,7 @@ mod tests {
             Config {
                 mount_dir: "/h/.claude/projects".into(),
                 store_dir: "/h/.local/share/claude-cellar/store".into(),
+                store_from: StoreFrom::Default,
                 scratch_dir: "/h/.local/share/claude-cellar/store/.cellar/tmp".into(),
                 pid_file: "/h/.local/state/claude-cellar/run/box/daemon.pid".into(),
                 log_file: "/h/.local/state/claude-cellar/cellar.log".into(),

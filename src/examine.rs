@@ -24,8 +24,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A session by its directory and visible name, in whatever form it is.
 pub struct Named {
-    dir: PathBuf,
-    name: OsString,
+    pub dir: PathBuf,
+    pub name: OsString,
 }
 
 /// The session a file is.
@@ -81,12 +81,33 @@ pub struct Finding {
     pub fault: Fault,
 }
 
+/// What was done to a session to make it sound.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Repaired {
+    /// The store file.
+    pub path: PathBuf,
+    pub what: String,
+    /// Where bytes were set aside.
+    pub kept: Option<PathBuf>,
+}
+
+/// A session that could not be repaired.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Hopeless {
+    /// The session.
+    pub path: PathBuf,
+    pub why: String,
+}
+
 /// What a look at a session gave.
 #[derive(Default)]
 pub struct Looked {
     pub original: u64,
     pub stored: u64,
     pub findings: Vec<Finding>,
+    /// What a repair has done to it.
+    pub repaired: Option<Repaired>,
+    pub hopeless: Option<Hopeless>,
     /// The states of the store files looked at.
     stats: Vec<Stat>,
 }
@@ -127,8 +148,9 @@ impl Named {
         Some(looked)
     }
 
-    /// Looks at both forms; `None` if there is neither.
-    fn look(&self, checker: &mut Checker, done: &dyn Fn(u64)) -> Option<Looked> {
+    /// Looks once, which is enough where nobody can change it, at both forms; `None` if there is
+    /// neither.
+    pub fn look(&self, checker: &mut Checker, done: &dyn Fn(u64)) -> Option<Looked> {
         let mut looked = Looked::default();
         let raw = looked.open(&self.dir, &self.name);
         let packed = packed_name(&self.name).and_then(|stored| looked.open(&self.dir, &stored));
@@ -180,6 +202,11 @@ fn states(looked: &Looked) -> Vec<impl PartialEq> {
 type Opened = (PathBuf, File, Stat);
 
 impl Looked {
+    /// Whether there is something to tell of it.
+    pub fn is_news(&self) -> bool {
+        !self.findings.is_empty() || self.repaired.is_some() || self.hopeless.is_some()
+    }
+
     fn open(&mut self, dir: &Path, name: &OsStr) -> Option<Opened> {
         let path = dir.join(name);
         let opened = open(&path);

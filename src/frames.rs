@@ -44,6 +44,8 @@ use walk::{Walk, header};
 
 /// Decoded bytes a folded or sealed frame holds at most.
 pub const FRAME_MAX: u64 = 8 << 20;
+/// A foreign file of one frame that holds at most this is as good as sealed (0.3.0 used level 19).
+pub const FOREIGN_MAX: u64 = 2 * FRAME_MAX;
 /// Stored bytes of a commit trailer.
 pub const TRAILER: u64 = 32;
 /// Level of an appended frame.
@@ -214,6 +216,15 @@ impl Ends {
     }
 }
 
+/// What frame headers tell of a whole file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct FrameSizes {
+    /// Decoded length of all frames.
+    pub logical: u64,
+    /// How many frames hold content.
+    pub frames: u64,
+}
+
 /// Where everything is in a store file.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
@@ -333,6 +344,12 @@ pub fn encode_seek_table(frames: &[Frame]) -> io::Result<Vec<u8>> {
     bytes.push(0);
     bytes.extend(MAGIC_TABLE_FOOTER.to_le_bytes());
     Ok(bytes)
+}
+
+/// What the frames of a foreign file hold, without decoding any; `None` where one does not say it, or
+/// where not all of the file is whole frames.
+pub fn sizes(file: &File, size: u64) -> io::Result<Option<FrameSizes>> {
+    Walk::new(file, size).sizes()
 }
 
 /// The whole index of a store file: by trailers and seek table where they are, else by walking.

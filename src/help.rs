@@ -213,10 +213,20 @@ const STATUS: Usage = Usage {
     choices: &[],
     summary: "Show whether the cellar is mounted and well. Exits with 0 if it is mounted, 3 if not.",
     details: "\
+Works when the daemon is down, too. The last line is \"all is well\" if it is: mounted, nothing in
+.cellar/recovered, no warning. Warned of is a file system with little space left for the store: less
+than twice the largest file that waits to be compressed, or less than 5 % and less than 5 GiB. And a
+daemon that runs another build than this command, as it does after an update until it is restarted.
+
 With --json:
   {\"mounted\":BOOL,\"alive\":BOOL,\"stale\":BOOL,\"pid\":N|null,\"mount_dir\":TEXT,
    \"store_dir\":TEXT,\"sessions\":N,\"stored_bytes\":N,\"original_bytes\":N,\"unsealed\":N,
-   \"free_bytes\":N|null,\"recovered\":N}",
+   \"free_bytes\":N|null,\"recovered\":N,\"unsealed_bytes\":N,\"raw\":N,\"raw_bytes\":N,
+   \"trash\":N,\"low_space\":BOOL,\"outdated\":BOOL}
+unsealed counts the files that wait for the background compression and unsealed_bytes what of them
+waits; raw and raw_bytes those among them that are not compressed at all. Files inside bundles count
+with CLAUDE_CELLAR_BUNDLES=compress. trash counts the deleted sessions that are kept, recovered what
+lies in .cellar/recovered; low_space and outdated are the warnings.",
     options: &[JSON],
 };
 
@@ -227,7 +237,23 @@ const STATS: Usage = Usage {
     choices: &[],
     summary: "Show how large the sessions are, how much is stored, and what compressing bundles would save.",
     details: "\
-Decodes nothing.",
+Works with and without a mount, and decodes nothing. The largest come first. BUNDLES is what lies in
+the directories of a project, beside its sessions; a directory that belongs to no session has a line
+of its own with --by session. What CLAUDE_CELLAR_BUNDLES=compress would save is an estimate: as if
+the .jsonl files in bundles compressed like the sealed sessions of this store.
+
+With --json:
+  {\"by\":\"project\"|\"session\",
+   \"rows\":[{\"name\":TEXT,\"sessions\":N,\"original_bytes\":N,\"stored_bytes\":N,
+            \"allocated_bytes\":N,\"ratio\":N.NN,\"bundle_bytes\":N}],
+   \"total\":{as a row, without the name},
+   \"unknown\":N,
+   \"bundles\":{\"stored_bytes\":N,\"allocated_bytes\":N,\"plain_jsonl_bytes\":N,
+              \"compressed_jsonl_original_bytes\":N,\"compressed_jsonl_bytes\":N,\"other_bytes\":N,
+              \"estimated_saving_bytes\":N|null}}
+allocated_bytes counts whole blocks, as du does; unknown counts the sessions whose size only
+decoding could tell, and whose original_bytes are those stored; estimated_saving_bytes is null while
+no session is sealed",
     options: &[
         option(
             "by",
@@ -280,14 +306,23 @@ const VERIFY: Usage = Usage {
 Checks the whole store unless given stores, project directories or sessions. Without --repair it
 changes nothing and may run while the store is mounted.
 
+With --repair, which needs the store unmounted, a damaged session gets a new store file with all
+that can be decoded; the old one is moved to .cellar/recovered. Torn appends and older forms of a
+session are moved there too. A session of which nothing can be decoded stays as it is. Exits with
+1 if anything is wrong still.
+
 With --json:
   {\"files\":N,\"original_bytes\":N,\"stored_bytes\":N,\"recovered\":N,
    \"findings\":[{\"path\":TEXT,\"offset\":N,\"what\":TEXT}]}
-offset counts bytes of the store file; recovered counts what lies in .cellar/recovered",
+and with --repair also, before the last brace:
+   ,\"repaired\":[{\"path\":TEXT,\"what\":TEXT,\"kept\":TEXT|null}],
+   \"not_repaired\":[{\"path\":TEXT,\"why\":TEXT}]
+offset counts bytes of the store file; recovered counts what lies in .cellar/recovered. With
+--repair the findings are those that remain, and kept is where the old bytes are.",
     options: &[
         flag(
             "repair",
-            "Make damaged sessions whole again; what is cut out is kept in .cellar/recovered",
+            "Make damaged sessions readable again; old bytes are kept in .cellar/recovered",
         ),
         JSON,
     ],
@@ -299,7 +334,10 @@ const EXPORT: Usage = Usage {
     operands: "DIR",
     choices: &[],
     summary: "Copy everything in the store to DIR as plain files, with their times.",
-    details: "",
+    details: "\
+Works with and without a mount, and changes nothing in the store. DIR must be empty or missing, or
+from an export before: what is there and equal stays, so an interrupted export may be run again.
+Nothing is overwritten. A damaged session is named and left out; the exit code is then 1.",
     options: &[],
 };
 
@@ -373,7 +411,11 @@ const ARCHIVE: Usage = Usage {
     operands: "DIR",
     choices: &[],
     summary: "Compress all sessions in a directory but the newest, as compress does.",
-    details: "",
+    details: "\
+Takes the sessions in DIR and in the directories directly in it, such as the project directories of
+a projects directory; links in it are not followed. The newest are those of all of them together
+that were modified last, compressed or not. A session that cannot be compressed stays as it is and
+does not stop the others; the exit code is then 1.",
     options: &[
         option("keep", "N", "Leave the N newest as they are (5)"),
         flag("dry-run", "Only print what would be done"),

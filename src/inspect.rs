@@ -25,6 +25,12 @@ pub enum Fault {
         at: u64,
         bytes: u64,
     },
+    /// The note of the size on the file is wrong; its bytes are not.
+    Hint {
+        at: u64,
+        noted: u64,
+        real: u64,
+    },
 }
 
 impl Fault {
@@ -44,7 +50,7 @@ impl Fault {
     pub fn at(&self) -> u64 {
         match self {
             Fault::Damage(damage) => damage.at,
-            Fault::Torn { at, .. } => *at,
+            Fault::Torn { at, .. } | Fault::Hint { at, .. } => *at,
         }
     }
 
@@ -54,6 +60,9 @@ impl Fault {
             Fault::Damage(damage) => damage.what.clone(),
             Fault::Torn { bytes, .. } => {
                 format!("torn append, {bytes} bytes: readers see the file up to there")
+            }
+            Fault::Hint { noted, real, .. } => {
+                format!("the attribute {HINT} notes a size of {noted}, the frames say {real}")
             }
         }
     }
@@ -67,6 +76,7 @@ impl fmt::Display for Fault {
                 f,
                 "torn append at offset {at}, {bytes} bytes: readers see the file up to there"
             ),
+            Fault::Hint { at, .. } => write!(f, "damaged at offset {at}: {}", self.what()),
         }
     }
 }
@@ -119,9 +129,8 @@ fn hint(file: &File, size: u64, index: &Index, faults: &mut Vec<Fault>) {
     let n = sys::getxattr(file.as_fd(), OsStr::new(HINT), &mut bytes).unwrap_or(0);
     let noted = Hint::decode(&bytes[..n], size).map(|hint| hint.logical);
     if let Some(noted) = noted.filter(|noted| *noted != index.ends.logical) {
-        let real = index.ends.logical;
-        let what = format!("the attribute {HINT} notes a size of {noted}, the frames say {real}");
-        faults.push(Fault::new(index.ends.stored, what));
+        let (at, real) = (index.ends.stored, index.ends.logical);
+        faults.push(Fault::Hint { at, noted, real });
     }
 }
 

@@ -1,4 +1,4 @@
-//! Strings as JSON: the one part of `--json` output that is easy to get wrong.
+//! Values as JSON, for `--json` output.
 
 use std::fmt::Write;
 
@@ -21,6 +21,20 @@ pub fn string(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+/// A number, or null.
+pub fn number(number: Option<u64>) -> String {
+    number.map_or("null".to_owned(), |n| n.to_string())
+}
+
+/// An object of fields whose values are JSON already.
+pub fn object<'a>(fields: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let fields = fields.into_iter();
+    let fields: Vec<String> = fields
+        .map(|(name, json)| format!("\"{name}\":{json}"))
+        .collect();
+    format!("{{{}}}", fields.join(","))
 }
 
 #[cfg(test)]

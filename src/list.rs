@@ -1,11 +1,11 @@
 //! `list`: the sessions in a directory as a table, mounted or not.
 //!
-//! Sizes come from hints and last bytes; only a foreign file, whose last bytes tell nothing, is
-//! walked. Links are not followed.
+//! Sizes come from hints, last bytes and frame headers; only a foreign file whose headers do not tell
+//! its size is decoded. Links are not followed.
 
 use crate::exit::Failure;
 use crate::survey::{self, Surveyed};
-use crate::sys::{self, is};
+use crate::sys;
 use crate::{frames, mounts, size};
 use std::fmt::Write;
 use std::fs::File;
@@ -13,31 +13,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// What opening as a directory gives for files, links, and what has just gone.
-const NO_DIRECTORY: [i32; 3] = [libc::ENOTDIR, libc::ELOOP, libc::ENOENT];
-
 /// A table of the sessions in a directory and in the directories directly in it, newest first.
 pub fn table(dir: &Path) -> Result<String, Failure> {
     let cannot = |error: io::Error| Failure::at("cannot list", dir, error);
     let root = File::open(dir).map_err(cannot)?;
     let mounted = mounts::in_cellar(&root).map_err(cannot)?;
-    let mut found = Vec::new();
-    survey::directory(Path::new(""), root.as_fd(), &mut found).map_err(cannot)?;
-    for entry in sys::read_dir(root.as_fd()).map_err(cannot)? {
-        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
-        match sys::open_at(root.as_fd(), &entry.name, flags, 0) {
-            Ok(below) => survey::directory(Path::new(&entry.name), below.as_fd(), &mut found)
-                .map_err(|e| Failure::at("cannot list", &dir.join(&entry.name), e))?,
-            Err(e) if NO_DIRECTORY.iter().any(|&c| is(&e, c)) => {}
-            Err(e) => return Err(Failure::at("cannot list", &dir.join(&entry.name), e)),
-        }
-    }
-    found.sort_by(|a, b| {
-        b.stat
-            .mtime
-            .cmp(&a.stat.mtime)
-            .then_with(|| a.path.cmp(&b.path))
-    });
+    let found = survey::near(dir, root.as_fd())
+        .map_err(|(path, error)| Failure::at("cannot list", &path, error))?;
     Ok(rows(dir, &found, mounted))
 }
 
@@ -54,7 +36,7 @@ fn rows(dir: &Path, found: &[Surveyed], mounted: bool) -> String {
     for session in found {
         // Inside a mount the size is the original's and only the allocation shows the store.
         let stored = match mounted {
-            true => session.stat.blocks * 512,
+            true => session.allocated,
             false => session.stored,
         };
         let original = session.original.or_else(|| walked_size(dir, session));
@@ -79,7 +61,7 @@ fn rows(dir: &Path, found: &[Surveyed], mounted: bool) -> String {
     out
 }
 
-/// The size of a session whose last bytes do not tell it.
+/// The size of a session whose frame headers do not tell it.
 fn walked_size(dir: &Path, session: &Surveyed) -> Option<u64> {
     let path = match &session.packed {
         Some(stored) => dir.join(session.path.with_file_name(stored)),

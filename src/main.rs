@@ -8,8 +8,12 @@ use claude_cellar::cli::{self, Command};
 use claude_cellar::config::{Config, Overrides};
 use claude_cellar::exit::{Exit, Failure};
 use claude_cellar::help::PROGRAM;
+use claude_cellar::stats::Stats;
 use claude_cellar::status::Status;
-use claude_cellar::{archive, list, logfile, man, mount, resume, signals, trash, umount, verify};
+use claude_cellar::{
+    archive, export, install, list, logfile, man, migrate_store, mount, repair, resume, signals,
+    trash, umount, uninstall, verify,
+};
 
 fn main() -> ExitCode {
     signals::end_on_broken_pipe();
@@ -31,10 +35,27 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Version => {
             print(concat!("claude-cellar ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())
         }
-        Command::Install { .. } => Err(Failure::new("install: not built")),
-        Command::Uninstall { .. } => Err(Failure::new("uninstall: not built")),
-        Command::MigrateStore { .. } => Err(Failure::new("migrate-store: not built")),
-        Command::Stats { .. } => Err(Failure::new("stats: not built")),
+        Command::Install {
+            no_systemd,
+            claude_bin,
+            dry_run,
+        } => {
+            let options = install::Options {
+                no_systemd,
+                claude_bin,
+                dry_run,
+            };
+            install::run(&options, &mut io::stdout())?;
+            Ok(Exit::Done)
+        }
+        Command::Uninstall { restore } => {
+            print(uninstall::run(&configured()?, restore)?.as_bytes())
+        }
+        Command::MigrateStore { from, dry_run } => {
+            print(migrate_store::migrate(&configured()?, from.as_deref(), dry_run)?.as_bytes())
+        }
+        Command::Export { dir } => export::run(&configured()?, &dir, &mut io::stdout().lock()),
+        Command::Import { dir } => print(migrate_store::import(&configured()?, &dir)?.as_bytes()),
         Command::Resume {
             id,
             projects_dir,
@@ -46,13 +67,10 @@ fn run(command: Command) -> Result<Exit, Failure> {
             claude_bin.as_deref(),
             &mut io::stdout().lock(),
         ),
-        Command::Export { .. } => Err(Failure::new("export: not built")),
-        Command::Import { .. } => Err(Failure::new("import: not built")),
         Command::Trash(action) => print(trash::run(&configured()?, &action)?.as_bytes()),
-        Command::Archive { .. } => Err(Failure::new("archive: not built")),
         Command::Mount {
             foreground,
-            adopt: _,
+            adopt,
             allow_other,
             store_dir,
             mount_dir,
@@ -61,7 +79,12 @@ fn run(command: Command) -> Result<Exit, Failure> {
                 mount_dir,
                 store_dir,
             })?;
-            mount::run(&config, foreground, allow_other)?;
+            let how = mount::How {
+                foreground,
+                adopt,
+                allow_other,
+            };
+            mount::run(&config, how)?;
             say(format_args!("mounted {}", config.mount_dir.display()))
         }
         Command::Umount { mount_dir, lazy } => {
@@ -76,16 +99,30 @@ fn run(command: Command) -> Result<Exit, Failure> {
             print(if json { status.json() } else { status.text() }.as_bytes())?;
             Ok(status.exit())
         }
+        Command::Stats { by, json } => {
+            let stats = Stats::read(&configured()?, by)?;
+            print(if json { stats.json() } else { stats.text() }.as_bytes())
+        }
         Command::List { dir } => print(list::table(&dir)?.as_bytes()),
-        Command::Compress { file, keep } => print(archive::compress(&file, keep)?.as_bytes()),
+        Command::Compress { file, keep } => say(archive::compress(&file, keep)?),
         Command::Decompress { file, out } => {
             print(archive::decompress(&file, out.as_deref())?.as_bytes())
         }
+        Command::Archive { dir, keep, dry_run } => archive::archive(
+            &dir,
+            keep,
+            dry_run,
+            &mut io::stdout().lock(),
+            &mut io::stderr(),
+        ),
         Command::Verify {
             paths,
-            repair: _,
+            repair,
             json,
-        } => verify::run(&configured()?, &paths, json, &mut io::stdout().lock()),
+        } => {
+            let run = if repair { repair::run } else { verify::run };
+            run(&configured()?, &paths, json, &mut io::stdout().lock())
+        }
         Command::Log { tail } => print(&logfile::tail(&configured()?.log_file, tail)?),
     }
 }

@@ -4,6 +4,10 @@
 //! the session (see `detach`), blocked signals before any thread, and our own files before the
 //! umask goes: requests bring the caller's modes, already masked.
 //!
+//! What the client wrote while nothing was mounted lies beneath the mountpoint. With `--adopt` it is
+//! taken into the store before the mount, and what came in the moment between is taken after it,
+//! through a descriptor of the directory that was opened before it was covered.
+//!
 //! Ending never waits for clients. A mount that is in use is detached, requests under way get
 //! `GRACE` to finish, and the process ends. Two handles of the FUSE library are not used for
 //! this: its unmounter fails on a mount in use and is then spent, and its session, when dropped,
@@ -29,6 +33,7 @@ use crate::detach::{self, Readiness};
 use crate::dirty::Dirty;
 use crate::exit::{Exit, Failure};
 use crate::filesystem::CellarFs;
+use crate::migrate::{self, Migration};
 use crate::mounts::{self, Health};
 use crate::pidfile::{self, Holder, PidFile};
 use crate::seal::Sealer;
@@ -51,10 +56,19 @@ const ENDING: Duration = Duration::from_secs(2);
 /// Two threads: one goes on when the other waits for the disk; more cost more than they give.
 const THREADS: usize = 2;
 
+/// What the command line asks for.
+#[derive(Clone, Copy, Default)]
+pub struct How {
+    pub foreground: bool,
+    /// Take in what lies beneath the mountpoint.
+    pub adopt: bool,
+    pub allow_other: bool,
+}
+
 /// Mounts and serves. In the background this returns when the mount can be used, in the foreground
 /// the process ends with the mount.
-pub fn run(config: &Config, foreground: bool, allow_other: bool) -> Result<(), Failure> {
-    if !foreground {
+pub fn run(config: &Config, how: How) -> Result<(), Failure> {
+    if !how.foreground {
         detach::close_inherited();
     }
     let mount_dir = paths::resolve(&config.mount_dir);
@@ -72,11 +86,11 @@ pub fn run(config: &Config, foreground: bool, allow_other: bool) -> Result<(), F
         config,
         mount_dir,
         store_dir,
-        allow_other,
+        how,
         lock,
     };
     let outcome = daemon.prepare().and_then(|()| {
-        if foreground {
+        if how.foreground {
             match daemon.serve(&mut Readiness::Foreground)? {}
         } else {
             detach::in_background(|readiness| daemon.serve(readiness))
@@ -114,7 +128,7 @@ struct Daemon<'a> {
     config: &'a Config,
     mount_dir: PathBuf,
     store_dir: PathBuf,
-    allow_other: bool,
+    how: How,
     lock: PidFile,
 }
 
@@ -133,7 +147,9 @@ impl Daemon<'_> {
             paths::create_private(dir)
                 .map_err(|error| Failure::at("cannot create the directory", dir, error))?;
         }
-        refuse_contents(&self.mount_dir)?;
+        if !self.how.adopt {
+            refuse_contents(&self.mount_dir)?;
+        }
         check_device()
     }
 
@@ -146,11 +162,17 @@ impl Daemon<'_> {
             .map_err(|error| Failure::at("cannot write", &self.config.pid_file, error))?;
         self.start_log(matches!(readiness, Readiness::Foreground));
         tuning::apply();
-        let (session, sealer) = self.mount()?;
+        let beneath = File::open(&self.mount_dir).map_err(|error| cannot("cannot open", error))?;
+        let shared = self.open_store()?;
+        self.adopt(&shared, &beneath)?;
+        let (session, sealer) = self.mount(shared.clone())?;
         let device = mounts::at(&self.mount_dir)
             .map_err(|error| cannot("cannot find the mount", error))?
             .map(|mount| mount.device);
 
+        // What came between the first look and the mount, before anything is appended behind it.
+        self.adopt(&shared, &beneath)?;
+        drop((shared, beneath));
         sealer.start();
         let background = session
             .spawn()
@@ -168,11 +190,40 @@ impl Daemon<'_> {
         process::exit(exit as i32)
     }
 
-    fn mount(&self) -> Result<(Session<CellarFs>, Sealer), Failure> {
+    fn open_store(&self) -> Result<Arc<Shared>, Failure> {
+        Store::open(&self.store_dir, false, self.config.compress_bundles)
+            .map(|store| Arc::new(Shared::new(store)))
+            .map_err(|error| Failure::at("cannot open the store", &self.store_dir, error))
+    }
+
+    /// Takes in what lies beneath the mountpoint. What cannot be taken in must not keep the sessions
+    /// away that can be served: it stays where it is, and the log names it.
+    fn adopt(&self, shared: &Arc<Shared>, beneath: &File) -> Result<(), Failure> {
+        if !self.how.adopt {
+            return Ok(());
+        }
+        let cannot = |error| Failure::at("cannot adopt what lies in", &self.mount_dir, error);
+        let top = beneath.try_clone().map_err(cannot)?;
+        let taken = Migration::new(
+            shared.clone(),
+            top.into(),
+            Path::new(""),
+            migrate::How::Adopt,
+        )
+        .and_then(Migration::run)
+        .map_err(cannot)?;
+        if taken.entries + taken.merged + taken.recovered > 0 {
+            log::info!("took in what lay beneath the mountpoint: {taken}");
+        }
+        for (path, error) in taken.failures {
+            let path = self.mount_dir.join(path);
+            log::error!("{}: cannot be taken in: {error}", path.display());
+        }
+        Ok(())
+    }
+
+    fn mount(&self, shared: Arc<Shared>) -> Result<(Session<CellarFs>, Sealer), Failure> {
         let cannot = |error| Failure::at("cannot open the store", &self.store_dir, error);
-        let store =
-            Store::open(&self.store_dir, false, self.config.compress_bundles).map_err(cannot)?;
-        let shared = Arc::new(Shared::new(store));
         let trash = Trash::for_days(self.config.trash_days);
         let tree = Tree::new(shared, Dirty::default(), trash, self.config.max_fds);
         let tree = tree.map_err(cannot)?;
@@ -195,7 +246,7 @@ impl Daemon<'_> {
             MountOption::NoDev,
             MountOption::NoSuid,
         ];
-        config.acl = if self.allow_other {
+        config.acl = if self.how.allow_other {
             SessionACL::All
         } else {
             SessionACL::Owner
@@ -314,13 +365,14 @@ fn refuse_contents(mount_dir: &Path) -> Result<(), Failure> {
             mount_dir,
             "it holds files, which the mount would hide",
         )
-        .advise("to adopt them, move them into the store first, under the same names")),
+        .advise("use --adopt to take them into the store")),
     }
 }
 
 const CONTAINER: &str = "in a container, add --device /dev/fuse --cap-add SYS_ADMIN";
 
-fn check_device() -> Result<(), Failure> {
+/// Whether this user may use FUSE here.
+pub fn check_device() -> Result<(), Failure> {
     let device = Path::new("/dev/fuse");
     let Err(error) = File::options().read(true).write(true).open(device) else {
         return Ok(());

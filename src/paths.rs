@@ -3,6 +3,7 @@
 //! A mountpoint may be dead ("transport endpoint is not connected") or not exist yet, so nothing
 //! here asks the last component for anything but its name when it does not answer.
 
+use std::env;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -44,6 +45,24 @@ pub fn resolve(path: &Path) -> PathBuf {
         (Some(parent), Some(name)) => resolve(parent).join(name),
         _ => path.to_path_buf(),
     }
+}
+
+/// Every program of this name that a shell could mean, the first first.
+pub fn in_path(name: &str) -> impl Iterator<Item = PathBuf> + use<> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let dirs: Vec<PathBuf> = env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .collect();
+    let name = name.to_owned();
+    dirs.into_iter()
+        .map(move |dir| dir.join(&name))
+        .filter(|path| is_program(path))
+}
+
+/// Whether a path leads to a file that can be run.
+pub fn is_program(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0)
 }
 
 /// Whether one of two resolved paths is the other or lies inside it.

@@ -70,7 +70,13 @@ fn projects(config: &Config, given: Option<&Path>) -> Result<PathBuf, Failure> {
     let mounted = mounts::at(&mount_dir).map_err(cannot)?;
     match mounted.filter(mounts::Mount::is_cellar) {
         Some(_) if mounts::health(&mount_dir) == Health::Answers => {}
-        _ => mount::run(config, false, false)?,
+        _ => {
+            let how = mount::How {
+                adopt: true,
+                ..mount::How::default()
+            };
+            mount::run(config, how)?;
+        }
     }
     Ok(mount_dir)
 }
@@ -83,7 +89,7 @@ fn find(
     out: &mut dyn Write,
 ) -> Result<Surveyed, Failure> {
     let cannot = |error: io::Error| Failure::at("cannot read", projects, error);
-    let all = survey(projects).map_err(cannot)?;
+    let all = survey(projects, false).map_err(cannot)?.sessions;
     // Sub-agents of earlier versions lie beside their sessions.
     let own = |session: &Surveyed| !project_and_id(session).1.as_bytes().starts_with(b"agent-");
     let sessions = all.into_iter().filter(own);

@@ -261,7 +261,7 @@ fn frame_len(len: u64) -> io::Result<u32> {
 }
 
 /// Copies a range between files, in the kernel where it can.
-fn copy(from: &File, at: u64, to: &File, to_at: u64, len: u64) -> io::Result<()> {
+pub fn copy(from: &File, at: u64, to: &File, to_at: u64, len: u64) -> io::Result<()> {
     let mut done = 0;
     while done < len {
         match sys::copy_range(

@@ -18,7 +18,7 @@
 //! trash is to be pruned if there is one.
 
 use crate::dirty::{Dirty, Wake};
-use crate::frames::{Encoder, Ends, FRAME_MAX, Frame, Index, LEVEL_FOLD, LEVEL_SEAL};
+use crate::frames::{Encoder, Ends, FOREIGN_MAX, FRAME_MAX, Frame, Index, LEVEL_FOLD, LEVEL_SEAL};
 use crate::names::{Form, Place, is_reserved, is_session, visible_name};
 use crate::rewrite::Builder;
 use crate::session::{Replacement, Session, Snapshot, Where};
@@ -47,6 +47,8 @@ const CACHE_IDLE: Duration = Duration::from_secs(30);
 const CARRY_LAST: u64 = 64 << 10;
 /// A session that could not be sealed (no space, damage) is tried again after this.
 const RETRY: Duration = Duration::from_secs(60);
+/// So often a session that changed under the pass is tried again at once, when all is to be sealed now.
+const AGAIN: usize = 5;
 
 /// The session changed under the pass in a way that cannot be carried over; it is looked at again.
 const CHANGED: io::ErrorKind = io::ErrorKind::WouldBlock;
@@ -171,7 +173,14 @@ impl Pass {
                 () => continue,
             };
             folded.insert(ino, written);
-            let finished = match self.visit(ino, depth, everything) {
+            let mut visited = self.visit(ino, depth, everything);
+            // Told to seal now, it does not wait for a quieter time: another host may be at the same.
+            for _ in 0..if everything { AGAIN } else { 0 } {
+                if visited.as_ref().is_err_and(|e| e.kind() == CHANGED) {
+                    visited = self.visit(ino, depth, everything);
+                }
+            }
+            let finished = match visited {
                 Ok(done) => {
                     worked |= done;
                     depth == Depth::Seal
@@ -543,7 +552,6 @@ fn worth_sealing(snapshot: &Snapshot, always: bool) -> bool {
     if ends.is_sealed() && !index.foreign {
         return false;
     }
-    // A foreign file of frames we would make ourselves is as small as it gets (0.3.0 used level 19).
     if !snapshot.is_intact() {
         return false;
     }
@@ -551,7 +559,7 @@ fn worth_sealing(snapshot: &Snapshot, always: bool) -> bool {
         return index
             .frames
             .first()
-            .is_some_and(|f| f.size > 2 * FRAME_MAX || index.unsized_frames);
+            .is_some_and(|f| f.size > FOREIGN_MAX || index.unsized_frames);
     }
     always
         || ends.sealed == 0

@@ -16,7 +16,7 @@ mod read;
 mod reshape;
 mod write;
 
-pub use reshape::{Replacement, Snapshot, finish};
+pub use reshape::{Replacement, Snapshot, finish, finish_unsynced};
 
 use crate::cache::lock;
 use crate::frames::{self, Ends, Index};
@@ -184,6 +184,19 @@ impl Session {
 
     /// The visible attributes of a file found in `dir`.
     pub fn attributes(&self, dir: BorrowedFd, place: &Place, found: Found) -> io::Result<Stat> {
+        let mut found = found;
+        loop {
+            match self.attributes_of(dir, place, found) {
+                // Another host may have changed its form since; or it is gone.
+                Err(e) if is(&e, libc::ENOENT) => {
+                    found = self.store().find(dir, &place.name)?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn attributes_of(&self, dir: BorrowedFd, place: &Place, found: Found) -> io::Result<Stat> {
         let mut st = self.state()?;
         let mut stat = found.stat;
         let shown = st.shown_ctime;
@@ -261,7 +274,16 @@ impl Session {
         let mut st = self.state()?;
         let place = at();
         let opened = match &st.body {
-            Some(body) if body.writable || !write => self.current(&mut st, place.as_ref())?,
+            Some(body) if body.writable || !write => {
+                // Another host may have moved the file away and given its name to another.
+                let body = body.clone();
+                let other = |found: bool| found && !st.unlinked;
+                match self.replaced_by_name(place.as_ref(), &body, &sys::fstat(&body.file)?) {
+                    Err(e) if !is(&e, libc::ENOENT) => return Err(e),
+                    Ok(found) if other(found) => self.reopen(&mut st, place.as_ref(), write)?,
+                    _ => self.current(&mut st, place.as_ref())?,
+                }
+            }
             _ => self.reopen(&mut st, place.as_ref(), write)?,
         };
         st.opens += 1;
@@ -339,17 +361,12 @@ impl Session {
         let gone = || errno(libc::ESTALE);
         let place = place.filter(|_| !st.unlinked).ok_or_else(gone)?;
         let dir = self.store().dir(&place.dir)?;
-        let found = match self.store().find(dir.as_fd(), &place.name) {
-            Err(e) if is(&e, libc::ENOENT) => return Err(gone()),
-            found => found?,
-        };
-        if !found.stat.is(libc::S_IFREG) {
-            return Err(errno(libc::ESTALE));
-        }
-        let stored = self.store().stored_name(&place.name, found.form)?;
         let write = write || st.body.as_ref().is_some_and(|b| b.writable);
         let mode = if write { libc::O_RDWR } else { libc::O_RDONLY };
-        let file = self.store().open_file(dir.as_fd(), &stored, mode)?;
+        let (found, file) = match self.store().open_found(dir.as_fd(), &place.name, mode) {
+            Err(e) if is(&e, libc::ENOENT) => return Err(gone()),
+            opened => opened?,
+        };
         let stat = sys::fstat(&file)?;
         let body = Body::open(file, found.form, write);
         st.body = Some(body.clone());
@@ -515,9 +532,9 @@ impl Session {
         }
         let place = place.ok_or_else(|| errno(libc::ESTALE))?;
         let dir = self.store().dir(&place.dir)?;
-        let found = self.store().find(dir.as_fd(), &place.name)?;
-        let stored = self.store().stored_name(&place.name, found.form)?;
-        let file = sys::open_at(dir.as_fd(), &stored, libc::O_PATH, 0)?;
+        let (_, file) = self
+            .store()
+            .open_found(dir.as_fd(), &place.name, libc::O_PATH)?;
         st.touched(&sys::fstat(&file)?, file.as_fd(), work)
     }
 }

@@ -1,6 +1,7 @@
 //! Numbers and times as people read them; every listing and summary uses the same forms.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 /// Bytes in the largest binary unit that keeps the number above one.
 pub fn bytes(bytes: u64) -> String {
@@ -28,6 +29,16 @@ pub fn ratio(original: u64, stored: u64) -> String {
 /// A count with its noun, which takes an s unless there is one.
 pub fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// A length of time in its two largest units.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 3_600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
 }
 
 /// Seconds since the epoch as `YYYY-MM-DD HH:MM`, UTC.
@@ -64,6 +75,14 @@ mod tests {
         assert_eq!(ratio(0, 0), "0.0x");
         assert_eq!(count(1, "session"), "1 session");
         assert_eq!(count(0, "session"), "0 sessions");
+    }
+
+    #[test]
+    fn durations_have_two_units() {
+        let text = |seconds| duration(Duration::from_secs(seconds));
+        assert_eq!(text(59), "59 s");
+        assert_eq!(text(61), "1 min 1 s");
+        assert_eq!(text(7_384), "2 h 3 min");
     }
 
     #[test]

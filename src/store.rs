@@ -11,7 +11,7 @@
 use crate::frames::{self, Ends};
 use crate::names::{Form, NAME_MAX, OWN, Place, packed_name, sidecar_name};
 use crate::pool;
-use crate::sys::{self, SetTime, Stat, errno, is};
+use crate::sys::{self, SetTime, Stat, Time, errno, is};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
@@ -138,23 +138,48 @@ impl Store {
 
     /// What a visible name stands for; ENOENT for names that are not visible.
     pub fn find(&self, dir: BorrowedFd, name: &OsStr) -> io::Result<Found> {
-        match sys::stat_at(dir, name) {
+        let raw = match sys::stat_at(dir, name) {
             Err(e) if is(&e, libc::ENOENT) => {
                 let packed = packed_name(name).ok_or(e)?;
-                let stat = sys::stat_at(dir, &packed)?;
-                // Only a file can be a session's compressed form; anything else stays unseen.
-                if !stat.is(libc::S_IFREG) {
-                    return Err(errno(libc::ENOENT));
+                match sys::stat_at(dir, &packed) {
+                    // Only a file can be a session's compressed form; anything else stays unseen.
+                    Ok(stat) if stat.is(libc::S_IFREG) => {
+                        return Ok(Found {
+                            form: Form::Packed,
+                            stat,
+                        });
+                    }
+                    Err(e) if !is(&e, libc::ENOENT) => return Err(e),
+                    // Between the two looks it may have become raw.
+                    _ => sys::stat_at(dir, name)?,
                 }
-                Ok(Found {
-                    form: Form::Packed,
-                    stat,
-                })
             }
-            found => Ok(Found {
-                form: Form::Raw,
-                stat: found?,
-            }),
+            found => found?,
+        };
+        Ok(Found {
+            form: Form::Raw,
+            stat: raw,
+        })
+    }
+
+    /// Opens what a visible name stands for; ENOENT only if it stands for nothing. Another host may
+    /// change its form between the look and the open.
+    pub fn open_found(
+        &self,
+        dir: BorrowedFd,
+        name: &OsStr,
+        flags: i32,
+    ) -> io::Result<(Found, File)> {
+        loop {
+            let found = self.find(dir, name)?;
+            if !found.stat.is(libc::S_IFREG) {
+                return Err(errno(libc::ESTALE));
+            }
+            let stored = self.stored_name(name, found.form)?;
+            match self.open_file(dir, &stored, flags) {
+                Err(e) if is(&e, libc::ENOENT) => {}
+                opened => return Ok((found, opened?)),
+            }
         }
     }
 
@@ -231,14 +256,19 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps bytes that have no place any more in `.cellar/recovered`, durably.
+    /// Keeps bytes that have no place any more in `.cellar/recovered`, durably; half of them are not
+    /// kept.
     pub fn recover_bytes(&self, place: &Place, bytes: &mut dyn io::Read) -> io::Result<OsString> {
         let name = self.recovered_name(place);
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
         let mut file: File = sys::open_at(self.recovered.as_fd(), &name, flags, 0o600)?.into();
-        io::copy(bytes, &mut file)?;
-        file.flush()?;
-        file.sync_all()?;
+        let written = io::copy(bytes, &mut file)
+            .and_then(|_| file.flush())
+            .and_then(|()| file.sync_all());
+        if let Err(e) = written {
+            let _ = sys::unlink_at(self.recovered.as_fd(), &name);
+            return Err(e);
+        }
         sync_dir(self.recovered.as_fd())?;
         log::warn!(
             "{}: kept what had no place any more as {OWN}/recovered/{}",
@@ -248,8 +278,35 @@ impl Store {
         Ok(name)
     }
 
+    /// Gives a store file, which is about to be replaced, a second name in `.cellar/recovered`,
+    /// durably; where the file system has no links, a copy.
+    pub fn recover_link(
+        &self,
+        place: &Place,
+        dir: BorrowedFd,
+        stored: &OsStr,
+    ) -> io::Result<OsString> {
+        let name = self.recovered_name(place);
+        match sys::link_at(dir, stored, self.recovered.as_fd(), &name) {
+            Err(e) if is(&e, libc::EPERM) || is(&e, libc::EOPNOTSUPP) || is(&e, libc::EMLINK) => {
+                let mut file = self.open_file(dir, stored, libc::O_RDONLY)?;
+                self.recover_bytes(place, &mut file)
+            }
+            Err(e) => Err(e),
+            Ok(()) => {
+                sync_dir(self.recovered.as_fd())?;
+                Ok(name)
+            }
+        }
+    }
+
     /// Moves a store file to `.cellar/recovered`.
-    pub fn recover_file(&self, place: &Place, dir: BorrowedFd, stored: &OsStr) -> io::Result<()> {
+    pub fn recover_file(
+        &self,
+        place: &Place,
+        dir: BorrowedFd,
+        stored: &OsStr,
+    ) -> io::Result<OsString> {
         let name = self.recovered_name(place);
         sys::rename_at(
             dir,
@@ -265,7 +322,7 @@ impl Store {
             stored.display(),
             name.display()
         );
-        Ok(())
+        Ok(name)
     }
 
     fn recovered_name(&self, place: &Place) -> OsString {
@@ -337,24 +394,11 @@ impl Store {
 
     /// Gives a compressed session the modification time that 0.3.0's sidecar tells.
     pub fn apply_sidecar(&self, dir: BorrowedFd, name: &OsStr) -> io::Result<()> {
-        let (Some(sidecar), Some(packed)) = (sidecar_name(name), packed_name(name)) else {
-            return Ok(());
-        };
-        let Ok(file) = sys::open_at(dir, &sidecar, libc::O_RDONLY | libc::O_NONBLOCK, 0) else {
+        let (Some(time), Some(packed)) = (sidecar_time(dir, name), packed_name(name)) else {
             return Ok(());
         };
         let session = sys::open_at(dir, &packed, libc::O_PATH, 0)?;
-        let mut bytes = [0; 48];
-        if File::from(file).read_exact_at(&mut bytes, 0).is_err() {
-            return Ok(());
-        }
-        let mut seconds = [0; 8];
-        seconds.copy_from_slice(&bytes[8..16]);
-        sys::utimens(
-            session,
-            SetTime::Omit,
-            SetTime::At((i64::from_le_bytes(seconds), 0)),
-        )
+        sys::utimens(session, SetTime::Omit, SetTime::At(time))
     }
 
     /// Removes the sidecar of a session that is being changed.
@@ -363,6 +407,19 @@ impl Store {
             let _ = sys::unlink_at(dir, &sidecar);
         }
     }
+}
+
+/// The modification time that 0.3.0 noted beside a session.
+pub fn sidecar_time(dir: BorrowedFd, name: &OsStr) -> Option<Time> {
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK;
+    let file: File = sys::open_at(dir, &sidecar_name(name)?, flags, 0)
+        .ok()?
+        .into();
+    let mut bytes = [0; 48];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    let mut seconds = [0; 8];
+    seconds.copy_from_slice(&bytes[8..16]);
+    Some((i64::from_le_bytes(seconds), 0))
 }
 
 /// What is noted on a store file so that nobody needs to open it for a stat: logical size, store
@@ -468,15 +525,24 @@ pub struct Temporary<'a> {
 }
 
 impl Temporary<'_> {
-    /// Puts the file, which must be complete and synced, in a place: `rename` replaces atomically.
+    /// Puts the file, which must be complete and synced, in a place: `rename` replaces atomically. It
+    /// is still locked, for steps that have to follow before another host may touch it.
     pub fn place(mut self, dir: BorrowedFd, stored: &OsStr) -> io::Result<File> {
         if let Some(name) = &self.name {
             sys::rename_at(self.store.tmp.as_fd(), name, dir, stored, 0)?;
         }
         self.name = None;
-        let file = self.file.try_clone()?;
-        self.store.unlock_file(&file);
-        Ok(file)
+        self.file.try_clone()
+    }
+
+    /// The same where nothing must be there yet: EEXIST if something is.
+    pub fn place_new(mut self, dir: BorrowedFd, stored: &OsStr) -> io::Result<()> {
+        if let Some(name) = &self.name {
+            let flags = libc::RENAME_NOREPLACE;
+            sys::rename_at(self.store.tmp.as_fd(), name, dir, stored, flags)?;
+        }
+        self.name = None;
+        Ok(())
     }
 
     /// Keeps the file without a name: a session that was unlinked while open.

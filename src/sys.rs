@@ -510,6 +510,23 @@ pub fn read_dir(dir: BorrowedFd) -> io::Result<Vec<Entry>> {
     }
 }
 
+/// Whether somebody has the file, opened here for reading, open for writing: a read lease is refused
+/// then. False where nobody can tell (network file systems, files of other users).
+pub fn has_writers(file: &File) -> bool {
+    /// Not in the libc crate.
+    const F_SETSIG: libc::c_int = 10;
+    let fd = file.as_raw_fd();
+    // SAFETY: plain numbers; the lease is given back at once. Should somebody open the file for
+    // writing in that moment, the signal is one that does nothing by default.
+    unsafe {
+        libc::fcntl(fd, F_SETSIG, libc::SIGURG);
+        let refused = libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) < 0
+            && is(&io::Error::last_os_error(), libc::EAGAIN);
+        libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK);
+        refused
+    }
+}
+
 /// Puts the calling thread at the lowest CPU and I/O priority.
 pub fn lowest_priority() {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;

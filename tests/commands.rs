@@ -1,4 +1,4 @@
-//! The commands for directories that are not mounted: list, compress, decompress, verify.
+//! The commands for directories that are not mounted: list, compress, decompress, archive, verify.
 
 mod cellar;
 
@@ -239,6 +239,81 @@ fn a_name_that_is_not_text_is_listed() {
     assert!(home.run("verify p").ends(0).out.ends_with("sound\n"));
 }
 
+/// A directory of two projects with four sessions, the oldest first in the order of their names.
+fn projects(home: &Home) -> PathBuf {
+    let dir = home.dir.join("d");
+    for project in ["p", "q/u/subagents"] {
+        fs::create_dir_all(dir.join(project)).unwrap();
+    }
+    let sessions = ["p/1.jsonl", "q/2.jsonl", "3.jsonl", "p/4.jsonl"];
+    for (n, name) in sessions.iter().enumerate() {
+        fs::write(dir.join(name), session(100 * (n + 1))).unwrap();
+        aged(&dir.join(name), 1_700_000_000 + n as u64);
+    }
+    for other in ["q/u/subagents/agent-1.jsonl", "p/notes.md"] {
+        fs::write(dir.join(other), "x\n").unwrap();
+        aged(&dir.join(other), 1_600_000_000);
+    }
+    dir
+}
+
+#[test]
+fn archive_compresses_all_but_the_newest_of_the_whole_directory() {
+    let home = Home::new();
+    let dir = projects(&home);
+    let before = home.run("list d").ends(0).out;
+
+    let dry = home.run("archive d --keep 2 --dry-run").ends(0).out;
+    assert_eq!(
+        dry,
+        "d/p/1.jsonl: 3.8 KiB\nd/q/2.jsonl: 7.8 KiB\nwould compress 2 sessions, 11.6 KiB\n"
+    );
+    assert_eq!(home.run("list d").ends(0).out, before);
+
+    // Five are left alone unless it is said otherwise.
+    let none = home.run("archive d").ends(0).out;
+    assert_eq!(none, "nothing to compress\n");
+
+    let ran = home.run("archive d --keep 2").ends(0);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(lines.len(), 3, "{ran:?}");
+    assert!(lines[0].starts_with("d/p/1.jsonl.zst: 3.8 KiB stored as "));
+    assert!(lines[1].starts_with("d/q/2.jsonl.zst: 7.8 KiB stored as "));
+    assert!(lines[2].starts_with("compressed 2 sessions, 11.6 KiB stored as "));
+    assert_eq!(
+        names(&dir.join("p")),
+        ["1.jsonl.zst", "4.jsonl", "notes.md"]
+    );
+    assert_eq!(names(&dir.join("q")), ["2.jsonl.zst", "u"]);
+    assert_eq!(names(&dir.join("q/u/subagents")), ["agent-1.jsonl"]);
+    assert_eq!(zstd(&["-dc"], &dir.join("p/1.jsonl.zst")), session(100));
+
+    // The newest are the same two, whatever was done before.
+    let again = home.run("archive d --keep 2").ends(0).out;
+    assert_eq!(again, "nothing to compress\n");
+    home.run("archive d --keep 0").ends(0);
+    assert_eq!(names(&dir), ["3.jsonl.zst", "p", "q"]);
+}
+
+#[test]
+fn a_session_that_cannot_be_archived_does_not_stop_the_others() {
+    let home = Home::new();
+    let dir = projects(&home);
+    fs::write(dir.join("p/1.jsonl.zst"), "precious").unwrap();
+    let ran = home.run("archive d --keep 0").ends(1);
+    ran.complains(&["cannot compress: d/p/1.jsonl: ", "is there already"]);
+    assert_eq!(ran.out.lines().count(), 4, "{ran:?}");
+    let total = ran.out.lines().last().unwrap();
+    assert!(total.starts_with("compressed 3 sessions, ") && total.ends_with("; 1 not compressed"));
+    assert_eq!(fs::read(dir.join("p/1.jsonl")).unwrap(), session(100));
+    assert_eq!(fs::read(dir.join("p/1.jsonl.zst")).unwrap(), b"precious");
+    assert_eq!(names(&dir), ["3.jsonl.zst", "p", "q"]);
+
+    home.run("archive none")
+        .ends(1)
+        .complains(&["cannot archive: none: ", "No such file"]);
+}
+
 /// A store with a session of several sealed frames; returns it and the session's bytes.
 fn store(home: &Home) -> (PathBuf, Vec<u8>) {
     let bytes = session(2000);
@@ -385,6 +460,11 @@ fn inside_a_mount_there_is_nothing_to_compress() {
         home.run(&format!("{line} {}", path.display()))
             .ends(1)
             .complains(&["a.jsonl", "already in the cellar"]);
+    }
+    for dir in [&home.mount_dir(), &project] {
+        home.run(&format!("archive --keep 0 {}", dir.display()))
+            .ends(1)
+            .complains(&[&dir.to_string_lossy(), "already in the cellar"]);
     }
     home.run(&format!("decompress {}.zst", path.display()))
         .ends(1)

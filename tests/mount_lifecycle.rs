@@ -169,7 +169,7 @@ fn a_place_that_holds_files_is_refused() {
     fs::create_dir_all(home.mount_dir().join("-p")).unwrap();
     home.run("mount")
         .ends(1)
-        .complains(&[".claude/projects", "holds files", "move them"]);
+        .complains(&[".claude/projects", "holds files", "--adopt"]);
     assert_eq!(mounted(&home.mount_dir()), None);
     assert_eq!(
         fs::read_dir(home.dir.join("run/claude-cellar"))

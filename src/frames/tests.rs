@@ -223,6 +223,33 @@ fn foreign_frames_are_read_as_they_are() {
 }
 
 #[test]
+fn headers_tell_what_a_foreign_file_holds_unless_one_does_not() {
+    let told = |bytes: &[u8]| sizes(&file(bytes), bytes.len() as u64).unwrap();
+    let (one, two) = (
+        foreign(&[b'a'; 300_000], true, true),
+        foreign(b"bb", true, false),
+    );
+    let whole = [&one[..], &two].concat();
+    assert_eq!(
+        told(&whole),
+        Some(FrameSizes {
+            logical: 300_002,
+            frames: 2
+        })
+    );
+    // Nothing is decoded, so a broken checksum makes no difference.
+    let mut broken = one.clone();
+    *broken.last_mut().unwrap() ^= 1;
+    assert_eq!(told(&broken).unwrap().logical, 300_000);
+    assert_eq!(told(&whole[..whole.len() - 1]), None);
+    assert_eq!(
+        told(&[&one[..], &foreign(b"c", false, true)].concat()),
+        None
+    );
+    assert_eq!(told(b"no zstd"), None);
+}
+
+#[test]
 fn appends_go_on_after_a_foreign_file() {
     let (old, new) = (b"old\n".repeat(100), lines(5));
     let mut bytes = foreign(&old, false, true);

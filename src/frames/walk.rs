@@ -5,8 +5,8 @@
 //! trailer. After damage it goes on at the next place where valid data stands.
 
 use super::{
-    Checker, Ends, Frame, IO_CHUNK, Index, MAGIC_FRAME, MAGIC_SKIPPABLE, MAGIC_TRAILER, TRAILER,
-    Trailer, le32, le64, seek_table,
+    Checker, Ends, Frame, FrameSizes, IO_CHUNK, Index, MAGIC_FRAME, MAGIC_SKIPPABLE, MAGIC_TRAILER,
+    TRAILER, Trailer, le32, le64, seek_table,
 };
 use std::fs::File;
 use std::io;
@@ -168,6 +168,28 @@ impl<'a> Walk<'a> {
             sealed: index.ends.sealed,
         };
         Ok(index)
+    }
+
+    /// What whole frames, from the start to the end of the file, say they hold; decodes nothing.
+    pub(super) fn sizes(mut self) -> io::Result<Option<FrameSizes>> {
+        let mut sizes = FrameSizes::default();
+        let mut pos = 0;
+        while pos < self.size {
+            if let Some(end) = self.skippable_end(pos)? {
+                pos = end;
+                continue;
+            }
+            let Some((end, Some(content))) = self.frame_end(pos)? else {
+                return Ok(None);
+            };
+            let Some(logical) = sizes.logical.checked_add(content) else {
+                return Ok(None);
+            };
+            sizes.logical = logical;
+            sizes.frames += 1;
+            pos = end;
+        }
+        Ok(Some(sizes))
     }
 
     fn skippable_end(&mut self, at: u64) -> io::Result<Option<u64>> {

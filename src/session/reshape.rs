@@ -6,14 +6,14 @@
 //! the raw one counts.
 
 use super::write::begin;
-use super::{Body, Session, State, Where};
+use super::{Body, Locked, Session, State, Where};
 use crate::cache::lock;
 use crate::frames::{self, Ends, FRAME_MAX, Index, TRAILER, Trailer};
 use crate::names::{Form, Place};
 use crate::pool;
 use crate::rewrite::{Builder, Content, write_plain};
 use crate::store::{Hint, Temporary, carry_attributes, carry_times, sync_dir};
-use crate::sys::{self, SetTime, Stat, errno};
+use crate::sys::{self, SetTime, Stat, errno, is};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -155,7 +155,8 @@ impl Session {
 
     /// Puts a finished file in the session's place, or nowhere if that is gone. The name is durable
     /// only after [`Session::sync_name`]. ESTALE if another host has given the name to another file
-    /// than `old`, which is locked: nothing of that file may be lost.
+    /// than `old`, which is locked: nothing of that file may be lost. A raw one is still locked,
+    /// because the packed one has to go first.
     fn put(
         &self,
         st: &State,
@@ -172,6 +173,9 @@ impl Session {
         }
         let dir = self.store().dir(&place.dir)?;
         let file = temporary.place(dir.as_fd(), &self.store().stored_name(&place.name, form)?)?;
+        if form == Form::Packed {
+            self.store().unlock_file(&file);
+        }
         self.store().drop_sidecar(dir.as_fd(), &place.name);
         Ok(file)
     }
@@ -187,9 +191,13 @@ impl Session {
         let dir = self.store().dir(&place.dir)?;
         sync_dir(dir.as_fd())?;
         let stored = self.store().stored_name(&place.name, form)?;
-        let there = sys::stat_at(dir.as_fd(), &stored)?;
-        if (there.dev, there.ino) == (old.dev, old.ino) {
-            sys::unlink_at(dir.as_fd(), &stored)?;
+        match sys::stat_at(dir.as_fd(), &stored) {
+            Ok(there) if (there.dev, there.ino) == (old.dev, old.ino) => {
+                sys::unlink_at(dir.as_fd(), &stored)?;
+            }
+            // Another host has cleared it away.
+            Err(e) if !is(&e, libc::ENOENT) => return Err(e),
+            _ => {}
         }
         sync_dir(dir.as_fd())
     }
@@ -230,13 +238,12 @@ impl Session {
         temporary.file.sync_all()?;
         let file = self.put(st, place, (body, stat), temporary, Form::Raw)?;
         // From here on the raw file is the one that counts, whatever happens to the other.
-        let now = sys::fstat(&file)?;
-        st.replaced(
-            stat,
-            &now,
-            Body::open(file, Form::Raw, true),
-            Ends::default(),
-        );
+        let new = Locked {
+            store: self.store(),
+            stat: sys::fstat(&file)?,
+            body: Body::open(file, Form::Raw, true),
+        };
+        st.replaced(stat, &new.stat, new.body.clone(), Ends::default());
         match place.filter(|_| !st.unlinked) {
             Some(place) => self.remove_other(place, Form::Packed, stat),
             None => Ok(()),
@@ -432,10 +439,15 @@ impl<'a> Replacement<'a> {
 
 /// The last steps on a new store file: it looks like the old one and is durable.
 pub fn finish(old: &File, new: &File, ends: &Ends) -> io::Result<()> {
+    finish_unsynced(old, new, ends)?;
+    new.sync_all()
+}
+
+/// The same for one that is synced later, with others.
+pub fn finish_unsynced(old: &File, new: &File, ends: &Ends) -> io::Result<()> {
     carry_attributes(old, new)?;
     Hint::from(*ends).set(new.as_fd());
-    carry_times(old, new)?;
-    new.sync_all()
+    carry_times(old, new)
 }
 
 /// The content of a session at one moment.

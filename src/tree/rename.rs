@@ -346,7 +346,7 @@ impl Tree {
             raw.sync_all()?;
             sys::unlink_at(dir, &packed)
         } else {
-            self.store().recover_file(place, dir, &packed)
+            self.store().recover_file(place, dir, &packed).map(drop)
         }
     }
 }

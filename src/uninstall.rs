@@ -1,0 +1,126 @@
+//! `uninstall`: ends what `install` began. The store is kept.
+//!
+//! With `--restore` every session comes back as a plain file first, into the projects directory where
+//! it was seen. The daemon ends before that, so nothing is written meanwhile; the service goes after
+//! it, so that an interrupted restore is taken in again at the next login, or finished by running
+//! this again.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::export::Export;
+use crate::install::unit_file;
+use crate::migrate::{How, Migration};
+use crate::migrate_store::complete;
+use crate::mounts::{self, Health};
+use crate::shared::Shared;
+use crate::store::Store;
+use crate::systemd::Manager;
+use crate::{paths, size, umount, unit};
+
+/// A name that an export could have.
+const NOWHERE: &str = ".claude-cellar-restore";
+
+/// Uninstalls; returns what to tell about it.
+pub fn run(config: &Config, restore: bool) -> Result<String, Failure> {
+    let manager = Manager::find();
+    let mount_dir = paths::resolve(&config.mount_dir);
+    let store = paths::resolve(&config.store_dir);
+    if restore {
+        // Looked at beside the mount, before it ends: there must be space for all.
+        Export::prepare(&store, &mount_dir.with_file_name(NOWHERE))?;
+    }
+    let mut told = Vec::new();
+    if let Some(manager) = &manager
+        && manager.is_active(unit::NAME)
+    {
+        manager.run(&["stop", unit::NAME])?;
+    }
+    end_mount(config, &mount_dir)?;
+    if restore {
+        told.push(bring_back(config, &store, &mount_dir)?);
+    }
+    if let Some(manager) = &manager {
+        told.extend(remove_unit(manager)?);
+    }
+    told.push(format!("unmounted {}", mount_dir.display()));
+    told.push(kept(&store, restore));
+    Ok(told.join("\n") + "\n")
+}
+
+fn end_mount(config: &Config, mount_dir: &Path) -> Result<(), Failure> {
+    let cannot = |e: io::Error| Failure::at("cannot unmount", mount_dir, e);
+    let mount = mounts::at(mount_dir).map_err(cannot)?;
+    if !mount.is_some_and(|mount| mount.is_cellar()) {
+        return Ok(());
+    }
+    if mounts::health(mount_dir) == Health::Stale {
+        return mounts::unmount_anyway(mount_dir).map(drop).map_err(cannot);
+    }
+    umount::run(config, false).map(drop)
+}
+
+/// Writes every session back as a plain file, after what lies there now has been taken in.
+fn bring_back(config: &Config, store: &Path, mount_dir: &Path) -> Result<String, Failure> {
+    let cannot = |e: io::Error| Failure::at("cannot restore to", mount_dir, e);
+    paths::create_private(mount_dir).map_err(cannot)?;
+    let opened = Store::open(store, false, config.compress_bundles)
+        .map_err(|e| Failure::at("cannot open the store", store, e))?;
+    let top = File::open(mount_dir).map_err(cannot)?.into();
+    let shared = Arc::new(Shared::new(opened));
+    let taken = Migration::new(shared, top, Path::new(""), How::Adopt)
+        .and_then(Migration::run)
+        .map_err(cannot)?;
+    complete(mount_dir, taken)?;
+    let done = Export::prepare(store, mount_dir)?.run()?;
+    if let Some(failed) = done.failed.first() {
+        let (path, count) = (mount_dir.join(&failed.path), done.failed.len() as u64);
+        let reason = format!("{} ({} in all)", failed.why, size::count(count, "file"));
+        return Err(Failure::at("cannot restore", &path, reason)
+            .advise("the service is kept; `claude-cellar verify --repair` mends what is damaged"));
+    }
+    let (files, bytes) = (size::count(done.files, "file"), size::bytes(done.bytes));
+    Ok(format!(
+        "restored {files}, {bytes} to {}",
+        mount_dir.display()
+    ))
+}
+
+/// Removes the service if it is ours.
+fn remove_unit(manager: &Manager) -> Result<Option<String>, Failure> {
+    let file = unit_file(manager)?;
+    let cannot = |e: io::Error| Failure::at("cannot remove", &file, e);
+    match file.symlink_metadata() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(elsewhere(manager)),
+        Err(e) => return Err(cannot(e)),
+        Ok(meta) if meta.is_symlink() => return Ok(elsewhere(manager)),
+        Ok(_) => {}
+    }
+    manager.run(&["disable", unit::NAME])?;
+    fs::remove_file(&file).map_err(cannot)?;
+    manager.run(&["daemon-reload"])?;
+    Ok(Some(format!("removed {}", file.display())))
+}
+
+fn elsewhere(manager: &Manager) -> Option<String> {
+    let file: PathBuf = manager.fragment(unit::NAME)?;
+    Some(format!(
+        "the service {} is managed elsewhere: disable it there, or it starts at the next login",
+        file.display()
+    ))
+}
+
+fn kept(store: &Path, restored: bool) -> String {
+    let place = store.display();
+    let next = match restored {
+        true => format!("everything in it is back in its place; to delete it: rm -r {place}"),
+        false => "`claude-cellar install` uses it again; for plain files: \
+                  `claude-cellar export DIR`, or `zstd -dc` for each"
+            .to_owned(),
+    };
+    format!("the store is kept: {place}\n{next}")
+}
