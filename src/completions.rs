@@ -29,7 +29,7 @@ impl Shell {
     }
 }
 
-/// What may stand where a command's operands do, if it is none but certain words.
+/// What may stand where a command's first operand does, if it is none but certain words.
 fn choices(program: &Program, usage: &Usage) -> String {
     match usage.name {
         "help" => names(program),
@@ -59,10 +59,13 @@ fn bash(program: &Program) -> String {
             .all_options()
             .map(|option| format!("--{}", option.name))
             .collect();
-        let fixed = choices(program, usage);
+        let first = match choices(program, usage) {
+            fixed if fixed.is_empty() => String::new(),
+            fixed => format!("; elif ((COMP_CWORD == 2)); then words='{fixed}'"),
+        };
         let _ = writeln!(
             out,
-            "      {}) if [[ $cur == -* ]]; then words='{}'; else words='{fixed}'; fi ;;",
+            "      {}) if [[ $cur == -* ]]; then words='{}'{first}; fi ;;",
             usage.name,
             options.join(" ")
         );
@@ -118,16 +121,32 @@ fn zsh(program: &Program) -> String {
             }
             out.push('\'');
         }
-        let operands = match choices(program, usage) {
-            fixed if fixed.is_empty() => "_files".to_owned(),
-            fixed => format!("({fixed})"),
-        };
-        if !usage.operands.is_empty() {
-            let _ = write!(out, " \\\n        '*:{}:{operands}'", about(usage.operands));
+        let fixed = choices(program, usage);
+        for (n, operand) in usage.operands.split_whitespace().enumerate() {
+            let position = match (operand.contains("..."), n) {
+                (true, _) => "*".to_owned(),
+                (false, n) => (n + 1).to_string(),
+            };
+            let values = match () {
+                () if n == 0 && !fixed.is_empty() => format!("({fixed})"),
+                () if operand.contains("ID") => " ".to_owned(),
+                () => "_files".to_owned(),
+            };
+            let called = operand.trim_matches(['[', ']', '.']);
+            let _ = write!(
+                out,
+                " \
+        '{position}:{called}:{values}'"
+            );
         }
         out.push_str("\n      ;;\n");
     }
-    let _ = write!(out, "  esac\n}}\n\n{function} \"$@\"\n");
+    // Found in $fpath the file is the function's body; sourced, it only defines it.
+    let _ = write!(
+        out,
+        "  esac\n}}\n\nif [[ $funcstack[1] == _{name} ]]; then\n  {function} \"$@\"\nelse\n  \
+         compdef {function} {name}\nfi\n"
+    );
     out
 }
 

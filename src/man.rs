@@ -22,7 +22,10 @@ pub fn page(program: &Program) -> String {
         for usage in group.commands {
             let _ = writeln!(out, ".SS {}", escape(&program.synopsis(usage)));
             text(&mut out, usage.summary);
-            text(&mut out, usage.details);
+            if !usage.details.is_empty() {
+                out.push_str(".PP\n");
+                text(&mut out, usage.details);
+            }
             for option in usage.options {
                 let _ = writeln!(
                     out,
@@ -46,26 +49,39 @@ pub fn page(program: &Program) -> String {
     out
 }
 
-/// Paragraphs, and indented lines as they are.
+/// Paragraphs, and indented lines as they are: neither filled nor broken.
 fn text(out: &mut String, text: &str) {
-    for paragraph in text.split("\n\n").filter(|p| !p.is_empty()) {
-        out.push_str(".PP\n");
-        for line in paragraph.lines() {
-            match line.strip_prefix("  ") {
-                Some(line) => {
-                    let _ = writeln!(out, ".br\n\\ \\ {}", escape(line));
-                }
-                None => {
-                    let _ = writeln!(out, "{}", escape(line));
-                }
+    let mut literal = false;
+    for line in text.lines() {
+        let indented = line.starts_with("  ");
+        if indented != literal {
+            out.push_str(if indented { ".nf\n" } else { ".fi\n" });
+            literal = indented;
+        }
+        match line {
+            "" => out.push_str(".PP\n"),
+            line => {
+                let _ = writeln!(out, "{}", escape(line));
             }
         }
     }
+    if literal {
+        out.push_str(".fi\n");
+    }
 }
 
-/// What roff would take for something else.
+/// What roff would take for something else, or show as another character.
 fn escape(text: &str) -> String {
-    let escaped = text.replace('\\', "\\e").replace('-', "\\-");
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '\\' => escaped.push_str("\\e"),
+            '-' => escaped.push_str("\\-"),
+            '`' => escaped.push_str("\\(ga"),
+            '~' => escaped.push_str("\\(ti"),
+            c => escaped.push(c),
+        }
+    }
     match escaped.chars().next() {
         Some('.' | '\'') => format!("\\&{escaped}"),
         _ => escaped,

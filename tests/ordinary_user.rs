@@ -156,3 +156,34 @@ fn permissions_are_a_plain_directory_s() {
         said(&output)
     );
 }
+
+#[test]
+fn deleted_sessions_are_kept_and_restored_with_the_modes_they_had() {
+    let user = User::new("trash");
+    let mut mount = Mount::prepare("ordinary-trash")
+        .owned_by(&user.0)
+        .env("CLAUDE_CELLAR_TRASH_DAYS", "9");
+    mount.mount();
+    let id = "7a1e0000-0000-4000-8000-000000000001";
+    let made = shell(
+        &mount,
+        &format!(
+            "umask 022; mkdir -p p/{id}/subagents && echo x > p/{id}/subagents/a && \
+             chmod 0711 p/{id} && echo y > p/{id}.jsonl && chmod 0640 p/{id}.jsonl && rm -rf p && ls"
+        ),
+    );
+    assert_eq!(String::from_utf8_lossy(&made.stdout), "", "{made:?}");
+    let restored = mount.run(&["trash", "restore", "7a"]);
+    assert!(restored.status.success(), "{restored:?}");
+    // The kernel may believe for a second that there is nothing.
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    let back = shell(
+        &mount,
+        &format!("cat p/{id}.jsonl p/{id}/subagents/a; stat -c %a p p/{id} p/{id}.jsonl"),
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&back.stdout),
+        "y\nx\n755\n711\n640\n",
+        "{back:?}"
+    );
+}

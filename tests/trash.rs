@@ -320,6 +320,21 @@ fn on_a_full_disk_a_session_can_still_be_deleted() {
     assert!(mount.log().contains("deleted, not kept in the trash"));
 }
 
+#[test]
+fn what_cannot_be_kept_for_another_reason_is_not_deleted() {
+    let mount = with_trash("trash-refused");
+    let (path, want) = sealed_session(&mount);
+    fs::remove_dir(mount.store(".cellar/trash")).unwrap();
+    fs::write(mount.store(".cellar/trash"), "no directory").unwrap();
+    let removed = sys::unlink(&path, 0);
+    assert_eq!(sys::errno(&removed), libc::ENOTDIR);
+    assert_same(&fs::read(&path).unwrap(), &want, "the session");
+    assert!(mount.log().contains("not deleted"));
+    fs::remove_file(mount.store(".cellar/trash")).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(kept(&mount).len(), 1, "the trash is made again");
+}
+
 /// Makes what was deleted look as if that had been so many days earlier.
 fn age(mount: &Mount, days: u64) {
     for when in entries(&mount.store(".cellar/trash")) {
@@ -348,7 +363,8 @@ fn what_was_kept_long_enough_goes_at_the_next_start_or_by_prune() {
         if restart {
             mount.remount();
             let started = Instant::now();
-            while kept(&mount).len() > 1 && started.elapsed() < Duration::from_secs(5) {
+            let left = || entries(&mount.store(".cellar/trash")).len();
+            while left() > 1 && started.elapsed() < Duration::from_secs(5) {
                 std::thread::sleep(Duration::from_millis(20));
             }
         } else {
