@@ -366,8 +366,8 @@ the last deletion of each back with its bundle, and overwrites nothing. What com
 modified now, so that the next cleanup does not take it again. It exits with 2 if an ID may be
 several, with 1 if there is none.
 
-prune removes what is older than CLAUDE_CELLAR_TRASH_DAYS, as the daemon does when it starts and once
-a day. It refuses where the variable is not set.",
+prune removes what is older than CLAUDE_CELLAR_TRASH_DAYS, as the daemon does when it starts and
+once a day. It refuses where the variable is not set.",
     options: &[],
 };
 
