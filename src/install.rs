@@ -15,6 +15,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::claude;
 use crate::clients;
@@ -30,6 +32,10 @@ use crate::shared::Shared;
 use crate::store::Store;
 use crate::systemd::Manager;
 use crate::{outdated, paths, pidfile, size, umount, unit};
+
+/// How long a program may go on using what is to be taken in.
+const PATIENCE: Duration = Duration::from_secs(2);
+const STEP: Duration = Duration::from_millis(50);
 
 /// What the command line asks for.
 pub struct Options {
@@ -210,10 +216,17 @@ impl Plan {
         if self.is_current() {
             return Ok(());
         }
-        match dirs.into_iter().flatten().find_map(|dir| clients::of(dir)) {
-            None => Ok(()),
-            Some(client) => Err(Failure::at("cannot install at", &self.mount_dir, client)
-                .advise("close it first; nothing has been changed")),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let Some(client) = dirs.iter().flatten().find_map(|dir| clients::of(dir)) else {
+                return Ok(());
+            };
+            // A client that is not about to write has its file open for a moment only.
+            if Instant::now() > deadline {
+                return Err(Failure::at("cannot install at", &self.mount_dir, client)
+                    .advise("close it first; nothing has been changed"));
+            }
+            thread::sleep(STEP);
         }
     }
 

@@ -230,6 +230,9 @@ impl Pass {
         // A session that gets another name meanwhile is left alone: its new name is noted anew.
         let at = || self.tree.inodes.place(ino).filter(|p| *p == place);
         self.settle(session, &at)?;
+        // A file that its owner may not write is opened by changing its mode for a moment, which
+        // changes its times; once is enough.
+        let _open = session.keep_open(&at)?;
         if depth == Depth::Seal {
             session.mend(&at)?;
         }

@@ -113,6 +113,15 @@ pub struct Session {
     state: Mutex<State>,
 }
 
+/// A file that stays open.
+pub struct Kept<'a>(&'a Session);
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.0.close_locked(&mut lock(&self.0.state));
+    }
+}
+
 /// Several files that nobody changes while their names do.
 pub struct Held<'a> {
     guards: Vec<(*const Session, MutexGuard<'a, State>)>,
@@ -334,6 +343,15 @@ impl Session {
         Ok(stat)
     }
 
+    /// Keeps the file open for writing until the guard is dropped, for several steps that are to meet
+    /// one open file.
+    pub fn keep_open(&self, at: Where) -> io::Result<Kept<'_>> {
+        let mut st = self.state()?;
+        self.make_writable(&mut st, at().as_ref())?;
+        st.opens += 1;
+        Ok(Kept(self))
+    }
+
     pub fn close(&self) -> io::Result<()> {
         self.close_locked(&mut *self.state()?);
         Ok(())
@@ -478,13 +496,18 @@ impl Session {
         place: Option<&Place>,
         work: impl FnOnce(&Session, &mut State) -> io::Result<T>,
     ) -> io::Result<T> {
-        if !st.body.as_ref().is_some_and(|b| b.writable) {
-            self.reopen(st, place, true)?;
-        }
+        self.make_writable(st, place)?;
         st.opens += 1;
         let result = work(self, st);
         self.close_locked(st);
         result
+    }
+
+    fn make_writable(&self, st: &mut State, place: Option<&Place>) -> io::Result<()> {
+        if !st.body.as_ref().is_some_and(|b| b.writable) {
+            self.reopen(st, place, true)?;
+        }
+        Ok(())
     }
 
     /// Makes the bytes durable, and the name if it is new.

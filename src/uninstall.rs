@@ -35,6 +35,7 @@ pub fn run(config: &Config, restore: bool) -> Result<String, Failure> {
         Export::prepare(&store, &mount_dir.with_file_name(NOWHERE))?;
     }
     let mut told = Vec::new();
+    let mounted = mounts::at(&mount_dir).is_ok_and(|mount| mount.is_some());
     if let Some(manager) = &manager
         && manager.is_active(unit::NAME)
     {
@@ -47,7 +48,9 @@ pub fn run(config: &Config, restore: bool) -> Result<String, Failure> {
     if let Some(manager) = &manager {
         told.extend(remove_unit(manager)?);
     }
-    told.push(format!("unmounted {}", mount_dir.display()));
+    if mounted {
+        told.push(format!("unmounted {}", mount_dir.display()));
+    }
     told.push(kept(&store, restore));
     Ok(told.join("\n") + "\n")
 }

@@ -187,3 +187,20 @@ fn deleted_sessions_are_kept_and_restored_with_the_modes_they_had() {
         "{back:?}"
     );
 }
+
+#[test]
+fn a_session_that_its_owner_may_only_read_is_sealed_too() {
+    let user = User::new("sealed");
+    let mut mount = Mount::prepare("user-sealed").owned_by(&user.0);
+    mount.mount();
+    let output = shell(&mount, "mkdir p && seq 3000 >p/s.txt && chmod 0400 p/s.txt");
+    assert!(output.status.success(), "{}", said(&output));
+    if mount.has_store() {
+        mount.sigterm();
+        std::fs::rename(mount.store("p/s.txt"), mount.store("p/s.jsonl")).unwrap();
+        mount.mount();
+    }
+    mount.seal_and_wait();
+    let output = shell(&mount, "seq 3000 | cmp - p/s.jsonl && stat -c %a p/s.jsonl");
+    assert_eq!(said(&output), "400\n");
+}
