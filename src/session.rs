@@ -237,19 +237,22 @@ impl Session {
         self.store().apply_sidecar(dir, &place.name)?;
         let stored = self.store().stored_name(&place.name, Form::Packed)?;
         let file = self.store().open_file(dir, &stored, libc::O_RDONLY)?;
+        // What was found by name may be out of date: nothing of another state may be learned for this.
+        let stat = sys::fstat(&file)?;
         let index = frames::index(&file, stat.size)?;
         if index.torn == 0 && index.lost_at.is_none() {
             Hint::from(index.ends).set(file.as_fd());
         }
-        let stat = sys::fstat(&file)?;
         let known = Known {
             stamp: Stamp::of(&stat),
             ends: index.ends,
             torn: index.torn,
             foreign: true,
         };
+        // The note has moved the time of change, and nothing that the stamp is made of.
+        let ctime = sys::fstat(&file)?.ctime;
         st.learn(known, Some(index));
-        Ok(stat)
+        Ok(Stat { ctime, ..stat })
     }
 
     /// The visible attributes of an open file; `None` when it is not open.
