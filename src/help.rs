@@ -304,7 +304,10 @@ const EXPORT: Usage = Usage {
     operands: "DIR",
     choices: &[],
     summary: "Copy everything in the store to DIR as plain files, with their times.",
-    details: "",
+    details: "\
+Works with and without a mount, and changes nothing in the store. DIR must be empty or missing, or
+from an export before: what is there and equal stays, so an interrupted export may be run again.
+Nothing is overwritten. A damaged session is named and left out; the exit code is then 1.",
     options: &[],
 };
 

@@ -19,6 +19,7 @@ pub mod detach;
 pub mod dirty;
 pub mod examine;
 pub mod exit;
+pub mod export;
 pub mod filesystem;
 pub mod frames;
 pub mod help;

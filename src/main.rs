@@ -9,7 +9,7 @@ use claude_cellar::config::{Config, Overrides};
 use claude_cellar::exit::{Exit, Failure};
 use claude_cellar::help::PROGRAM;
 use claude_cellar::status::Status;
-use claude_cellar::{archive, list, logfile, man, mount, repair, signals, umount, verify};
+use claude_cellar::{archive, export, list, logfile, man, mount, repair, signals, umount, verify};
 
 fn main() -> ExitCode {
     signals::end_on_broken_pipe();
@@ -36,7 +36,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::MigrateStore { .. } => Err(Failure::new("migrate-store: not built")),
         Command::Stats { .. } => Err(Failure::new("stats: not built")),
         Command::Resume { .. } => Err(Failure::new("resume: not built")),
-        Command::Export { .. } => Err(Failure::new("export: not built")),
+        Command::Export { dir } => export::run(&configured()?, &dir, &mut io::stdout().lock()),
         Command::Import { .. } => Err(Failure::new("import: not built")),
         Command::Trash(_) => Err(Failure::new("trash: not built")),
         Command::Archive { .. } => Err(Failure::new("archive: not built")),

@@ -11,7 +11,7 @@
 use crate::frames::{self, Ends};
 use crate::names::{Form, NAME_MAX, OWN, Place, packed_name, sidecar_name};
 use crate::pool;
-use crate::sys::{self, SetTime, Stat, errno, is};
+use crate::sys::{self, SetTime, Stat, Time, errno, is};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
@@ -369,24 +369,11 @@ impl Store {
 
     /// Gives a compressed session the modification time that 0.3.0's sidecar tells.
     pub fn apply_sidecar(&self, dir: BorrowedFd, name: &OsStr) -> io::Result<()> {
-        let (Some(sidecar), Some(packed)) = (sidecar_name(name), packed_name(name)) else {
-            return Ok(());
-        };
-        let Ok(file) = sys::open_at(dir, &sidecar, libc::O_RDONLY | libc::O_NONBLOCK, 0) else {
+        let (Some(time), Some(packed)) = (sidecar_time(dir, name), packed_name(name)) else {
             return Ok(());
         };
         let session = sys::open_at(dir, &packed, libc::O_PATH, 0)?;
-        let mut bytes = [0; 48];
-        if File::from(file).read_exact_at(&mut bytes, 0).is_err() {
-            return Ok(());
-        }
-        let mut seconds = [0; 8];
-        seconds.copy_from_slice(&bytes[8..16]);
-        sys::utimens(
-            session,
-            SetTime::Omit,
-            SetTime::At((i64::from_le_bytes(seconds), 0)),
-        )
+        sys::utimens(session, SetTime::Omit, SetTime::At(time))
     }
 
     /// Removes the sidecar of a session that is being changed.
@@ -395,6 +382,19 @@ impl Store {
             let _ = sys::unlink_at(dir, &sidecar);
         }
     }
+}
+
+/// The modification time that 0.3.0 noted beside a session.
+pub fn sidecar_time(dir: BorrowedFd, name: &OsStr) -> Option<Time> {
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK;
+    let file: File = sys::open_at(dir, &sidecar_name(name)?, flags, 0)
+        .ok()?
+        .into();
+    let mut bytes = [0; 48];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    let mut seconds = [0; 8];
+    seconds.copy_from_slice(&bytes[8..16]);
+    Some((i64::from_le_bytes(seconds), 0))
 }
 
 /// What is noted on a store file so that nobody needs to open it for a stat: logical size, store
