@@ -207,30 +207,32 @@ impl Session {
 
     fn attributes_of(&self, dir: BorrowedFd, place: &Place, found: Found) -> io::Result<Stat> {
         let mut st = self.state()?;
-        let mut stat = found.stat;
         let shown = st.shown_ctime;
+        if found.form != Form::Packed {
+            return Ok(show(found.stat, shown));
+        }
+        if let Some(size) = st.size_at(Stamp::of(&found.stat)) {
+            let stat = found.stat;
+            return Ok(show(Stat { size, ..stat }, shown));
+        }
+        // It was found before its state was locked: a write may have come between.
+        let found = self.store().find(dir, &place.name)?;
+        let mut stat = found.stat;
         if found.form == Form::Packed {
             let stamp = Stamp::of(&stat);
-            let known = st
-                .known
-                .filter(|k| k.stamp == stamp)
-                .map(|k| k.ends.logical);
-            let seen = st
-                .seen_size
-                .filter(|(of, _)| *of == stamp)
-                .map(|(_, size)| size);
-            stat.size = match known.or(seen) {
-                Some(size) => size,
+            let stored = self.store().stored_name(&place.name, Form::Packed)?;
+            let size = match st.size_at(stamp) {
+                Some(size) => Some(size),
+                None => self.store().quick_size(dir, &stored, stat.size)?,
+            };
+            stat.size = match size {
+                Some(size) => {
+                    st.seen_size = Some((stamp, size));
+                    size
+                }
                 None => {
-                    let stored = self.store().stored_name(&place.name, Form::Packed)?;
-                    let size = self.store().quick_size(dir, &stored, stat.size)?;
-                    if let Some(size) = size {
-                        st.seen_size = Some((stamp, size));
-                        size
-                    } else {
-                        stat = self.meet(&mut st, dir, place, stat)?;
-                        st.known.map_or(0, |k| k.ends.logical)
-                    }
+                    stat = self.meet(&mut st, dir, place, stat.size)?;
+                    st.known.map_or(0, |k| k.ends.logical)
                 }
             };
         }
@@ -239,29 +241,26 @@ impl Session {
 
     /// The first sight of a file that its last bytes do not explain: walks it, notes its size on it,
     /// and takes the modification time that 0.3.0 kept beside it. Returns its attributes since.
-    fn meet(&self, st: &mut State, dir: BorrowedFd, place: &Place, stat: Stat) -> io::Result<Stat> {
-        if stat.size > QUICK_WALK {
+    fn meet(&self, st: &mut State, dir: BorrowedFd, place: &Place, size: u64) -> io::Result<Stat> {
+        if size > QUICK_WALK {
             pool::slow()?;
         }
         self.store().apply_sidecar(dir, &place.name)?;
         let stored = self.store().stored_name(&place.name, Form::Packed)?;
         let file = self.store().open_file(dir, &stored, libc::O_RDONLY)?;
-        // What the caller saw may be older than the lock held now: an append since then must not be
-        // taken for known.
-        let walked = sys::fstat(&file)?;
-        let index = frames::index(&file, walked.size)?;
+        let stat = sys::fstat(&file)?;
+        let index = frames::index(&file, stat.size)?;
         if index.torn == 0 && index.lost_at.is_none() {
             Hint::from(index.ends).set(file.as_fd());
         }
-        let stat = sys::fstat(&file)?;
         let known = Known {
-            stamp: Stamp::of(&walked),
+            stamp: Stamp::of(&stat),
             ends: index.ends,
             torn: index.torn,
             foreign: true,
         };
         st.learn(known, Some(index));
-        Ok(stat)
+        sys::fstat(&file)
     }
 
     /// The visible attributes of an open file; `None` when it is not open.
@@ -566,6 +565,15 @@ impl Session {
 }
 
 impl State {
+    /// The session's size in this state of the store file, if it has been found out.
+    fn size_at(&self, stamp: Stamp) -> Option<u64> {
+        let known = self.known.filter(|known| known.stamp == stamp);
+        let seen = self.seen_size.filter(|(of, _)| *of == stamp);
+        known
+            .map(|known| known.ends.logical)
+            .or(seen.map(|(_, size)| size))
+    }
+
     /// Takes in what the store file says. If something else was known of it, another host wrote, and
     /// even frames at known places may be others.
     fn learn(&mut self, known: Known, index: Option<Index>) {
