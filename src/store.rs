@@ -306,8 +306,9 @@ impl Store {
         name
     }
 
-    /// Locks a store file against other hosts while it is changed. Where the file system has no
-    /// locks the store is used alone, which the log says once.
+    /// Locks a store file against other hosts while it is changed; what the kernel remembers of its
+    /// size is from before, so it asks again. Where the file system has no locks the store is used
+    /// alone, which the log says once.
     pub fn lock_file(&self, file: &File) -> io::Result<()> {
         if !self.locks_work.load(Ordering::Relaxed) {
             return Ok(());
@@ -324,6 +325,7 @@ impl Store {
                 self.no_locks();
                 Ok(())
             }
+            Ok(()) if self.network => sys::refresh(file).inspect_err(|_| self.unlock_file(file)),
             done => done,
         }
     }
