@@ -310,24 +310,32 @@ impl Session {
             unsynced_name: true,
             ..State::default()
         };
-        let mut ends = Ends::default();
-        if form == Form::Packed {
-            ends = write::begin(&file)?;
-            stat = sys::fstat(&file)?;
-            st.index = Some(Index {
-                ends,
-                ..Index::default()
-            });
+        let body = Body::open(file, form, true);
+        st.body = Some(body.clone());
+        if form == Form::Raw {
+            st.changed(&stat, &stat, Ends::default());
         }
-        st.known = Some(Known {
-            stamp: Stamp::of(&stat),
-            ends,
-            torn: 0,
-            foreign: false,
-        });
+        // Another host may be writing to it already; then it begins with that.
+        if form == Form::Packed && self.store().try_lock_file(&body.file)? {
+            let locked = Locked {
+                store: self.store(),
+                stat: sys::fstat(&body.file)?,
+                body: body.clone(),
+            };
+            if locked.stat.size == 0 {
+                let ends = write::begin(&body.file)?;
+                stat = sys::fstat(&body.file)?;
+                st.changed(&locked.stat, &stat, ends);
+                st.index = Some(Index {
+                    ends,
+                    ..Index::default()
+                });
+            }
+        }
         st.cached_pages = Some(Stamp::of(&stat));
-        st.body = Some(Body::open(file, form, true));
-        stat.size = 0;
+        if form == Form::Packed {
+            stat.size = self.known(&mut st, &body, &stat)?.ends.logical;
+        }
         Ok(stat)
     }
 
