@@ -103,14 +103,24 @@ impl Mount {
         self
     }
 
+    /// Over a store that is somewhere else; it stays when the mount goes.
+    pub fn over_store(mut self, store: &Path) -> Mount {
+        self.store = store.to_owned();
+        self.env("CLAUDE_CELLAR_STORE_DIR", store)
+    }
+
     /// Over the store of another mount, as a second host has it.
-    pub fn over(mut self, other: &Mount) -> Mount {
-        self.store.clone_from(&other.store);
+    pub fn over(self, other: &Mount) -> Mount {
+        self.over_store(&other.store).beside(other)
+    }
+
+    /// A second host; its own path to the store may be another one.
+    pub fn beside(self, other: &Mount) -> Mount {
         if self.plain {
             fs::remove_dir(self.root.join("mnt")).unwrap();
             std::os::unix::fs::symlink(other.path(""), self.root.join("mnt")).unwrap();
         }
-        self.env("CLAUDE_CELLAR_STORE_DIR", other.store(""))
+        self
     }
 
     /// Mount the empty tmpfs of `size` bytes that disk-full tests need, where the bytes end up.
