@@ -312,13 +312,12 @@ impl Store {
         stored: &OsStr,
     ) -> io::Result<OsString> {
         let name = self.recovered_name(place);
-        sys::rename_at(
-            dir,
-            stored,
-            self.recovered.as_fd(),
-            &name,
-            libc::RENAME_NOREPLACE,
-        )?;
+        let to = self.recovered.as_fd();
+        match sys::rename_at(dir, stored, to, &name, libc::RENAME_NOREPLACE) {
+            // Not every file system has the flag; nobody else uses the name.
+            Err(e) if is(&e, libc::EINVAL) => sys::rename_at(dir, stored, to, &name, 0)?,
+            moved => moved?,
+        }
         sync_dir(self.recovered.as_fd())?;
         log::warn!(
             "{}: moved {} to {OWN}/recovered/{}",
@@ -342,24 +341,36 @@ impl Store {
         name
     }
 
-    /// Locks a store file against other hosts while it is changed. Where the file system has no
-    /// locks the store is used alone, which the log says once.
+    /// Locks a store file against other hosts while it is changed; what the kernel remembers of its
+    /// size is from before, so it asks again. Where the file system has no locks the store is used
+    /// alone, which the log says once.
     pub fn lock_file(&self, file: &File) -> io::Result<()> {
-        if !self.locks_work.load(Ordering::Relaxed) {
+        if self.try_lock_file(file)? {
             return Ok(());
         }
-        let held = match sys::ofd_lock(file, libc::F_WRLCK, false) {
-            Err(e) if is(&e, libc::EAGAIN) || is(&e, libc::EACCES) => {
-                pool::slow()?;
-                sys::ofd_lock(file, libc::F_WRLCK, true)
-            }
-            done => done,
-        };
+        pool::slow()?;
+        let held = sys::ofd_lock(file, libc::F_WRLCK, true);
+        self.locked(file, held)
+    }
+
+    /// The same without waiting; false if another host has the lock.
+    pub fn try_lock_file(&self, file: &File) -> io::Result<bool> {
+        if !self.locks_work.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        match sys::ofd_lock(file, libc::F_WRLCK, false) {
+            Err(e) if is(&e, libc::EAGAIN) || is(&e, libc::EACCES) => Ok(false),
+            held => self.locked(file, held).map(|()| true),
+        }
+    }
+
+    fn locked(&self, file: &File, held: io::Result<()>) -> io::Result<()> {
         match held {
             Err(e) if is(&e, libc::ENOLCK) || is(&e, libc::EOPNOTSUPP) || is(&e, libc::ENOSYS) => {
                 self.no_locks();
                 Ok(())
             }
+            Ok(()) if self.network => sys::refresh(file).inspect_err(|_| self.unlock_file(file)),
             done => done,
         }
     }
