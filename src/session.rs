@@ -248,11 +248,18 @@ impl Session {
         self.store().apply_sidecar(dir, &place.name)?;
         let stored = self.store().stored_name(&place.name, Form::Packed)?;
         let file = self.store().open_file(dir, &stored, libc::O_RDONLY)?;
-        let stat = sys::fstat(&file)?;
-        let index = frames::index(&file, stat.size)?;
-        if index.torn == 0 && index.lost_at.is_none() {
-            Hint::from(index.ends).set(file.as_fd());
-        }
+        // It may have grown since it was found, and may grow while it is walked.
+        let mut stat = sys::fstat(&file)?;
+        let index = loop {
+            let index = frames::index(&file, stat.size)?;
+            if index.torn == 0 && index.lost_at.is_none() {
+                Hint::from(index.ends).set(file.as_fd());
+            }
+            let size = std::mem::replace(&mut stat, sys::fstat(&file)?).size;
+            if stat.size == size {
+                break index;
+            }
+        };
         let known = Known {
             stamp: Stamp::of(&stat),
             ends: index.ends,
@@ -528,6 +535,10 @@ impl Session {
                 && (locked.stat.nlink == 0
                     || self.superseded(place, &locked.body, &locked.stat)?);
             if !replaced {
+                if st.known.is_some_and(|known| known.torn > 0) {
+                    // Without the lock an append that is under way looks like one that was cut short.
+                    (st.known, st.index) = (None, None);
+                }
                 return Ok(locked);
             }
             drop(locked);
@@ -715,5 +726,61 @@ struct Locked<'a> {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.store.unlock_file(&self.body.file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// A store with a project, removed at the end.
+    struct Fresh {
+        shared: Arc<Shared>,
+        dir: PathBuf,
+    }
+
+    impl Drop for Fresh {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+
+    fn fresh() -> Fresh {
+        let name = format!("cellar-session-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        let store = Store::open(&dir, false, false).unwrap();
+        std::fs::create_dir(dir.join("p")).unwrap();
+        let shared = Arc::new(Shared::new(store));
+        Fresh { shared, dir }
+    }
+
+    #[test]
+    fn a_look_from_before_an_append_has_ended_tears_nothing() {
+        let fresh = fresh();
+        let store = &fresh.shared.store;
+        let session = Session::new(fresh.shared.clone());
+        let (dir, name) = ("p".into(), "x.jsonl".into());
+        let place = Place { dir, name };
+        let at = || Some(place.clone());
+        let dir = store.dir(&place.dir).unwrap();
+        let path = fresh.dir.join("p/x.jsonl.zst");
+        let file = File::create_new(&path).unwrap();
+        drop(file);
+        let file = store.open_file(dir.as_fd(), OsStr::new("x.jsonl.zst"), libc::O_RDWR);
+        session.created(file.unwrap(), Form::Packed).unwrap();
+        let line = b"0123456789".repeat(5);
+        session.write(&at, 0, &line, true, false).unwrap();
+        session.close().unwrap();
+        // What somebody saw while half of the frame was written.
+        let mut found = store.find(dir.as_fd(), &place.name).unwrap();
+        found.stat.size -= 40;
+        session.attributes(dir.as_fd(), &place, found).unwrap();
+        session.open(&at, true, false).unwrap();
+        session.write(&at, 0, b"end", true, false).unwrap();
+        let want = [line.as_slice(), b"end"].concat();
+        assert_eq!(session.read(&at, 0, 100).unwrap(), want);
+        let stat = session.open_attributes(&at).unwrap().unwrap();
+        assert_eq!(stat.size, want.len() as u64);
     }
 }

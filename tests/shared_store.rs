@@ -44,6 +44,7 @@ fn appends_from_two_hosts_hold_on_a_distributed_file_system() {
     promises! {
         cluster,
         appends:
+            a_look_at_a_session_while_it_is_written_takes_nothing_from_it
             appends_from_both_hosts_to_different_sessions_lose_nothing
             appends_from_both_hosts_to_one_session_lose_nothing
             both_hosts_creating_one_session_at_once_lose_no_line

@@ -1,7 +1,7 @@
 //! Appending from both hosts: no acknowledged line is lost or torn, and each writer's order is kept.
 
 use super::{Hosts, Way, append, append_from_both, append_until, check_written, lines_of};
-use crate::common::{Mount, corpus, line, rng::Rng};
+use crate::common::{Mount, assert_same, corpus, leftovers, line, rng::Rng};
 use std::fs;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,6 +123,38 @@ pub fn both_hosts_creating_one_session_at_once_lose_no_line(hosts: &mut Hosts) {
             fs::read(hosts.b.path(name)).unwrap(),
             data,
             "{name} on the other host"
+        );
+    }
+}
+
+pub fn a_look_at_a_session_while_it_is_written_takes_nothing_from_it(hosts: &mut Hosts) {
+    // Large lines that do not compress take a while to reach the store.
+    let mut rng = Rng::new(14);
+    let lines: Vec<Vec<u8>> = (0..24).map(|_| rng.bytes(900_000)).collect();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for host in [&hosts.a, &hosts.b] {
+            let stop = &stop;
+            // `ls -l` asks for attributes anew, and so does the background pass.
+            scope.spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    host.seal();
+                    let list = fs::read_dir(host.path("p")).unwrap();
+                    list.for_each(|entry| drop(entry.unwrap().metadata()));
+                }
+            });
+        }
+        for (number, line) in lines.iter().enumerate() {
+            let host = [&hosts.a, &hosts.b][number / 4 % 2];
+            append(&host.path(ONE), line).unwrap();
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    assert_same(&hosts.content(ONE), &lines.concat(), "every line");
+    if hosts.a.has_store() {
+        assert!(
+            leftovers(&hosts.a, "recovered").is_empty(),
+            "nothing was torn"
         );
     }
 }
