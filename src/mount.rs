@@ -6,7 +6,8 @@
 //!
 //! What the client wrote while nothing was mounted lies beneath the mountpoint. With `--adopt` it is
 //! taken into the store before the mount, and what came in the moment between is taken after it,
-//! through a descriptor of the directory that was opened before it was covered.
+//! through a descriptor of the directory that was opened before it was covered. Requests wait for
+//! that, so that lines stay in the order in which they were written.
 //!
 //! Ending never waits for clients. A mount that is in use is detached, requests under way get
 //! `GRACE` to finish, and the process ends. Two handles of the FUSE library are not used for
@@ -165,6 +166,10 @@ impl Daemon<'_> {
         let shared = self.open_store()?;
         self.adopt(&shared, &beneath)?;
         let (session, sealer) = self.mount(shared.clone())?;
+        // What came between the first look and the mount. Nothing is served yet, so what is written
+        // through the mount comes after it.
+        self.adopt(&shared, &beneath)?;
+        drop((shared, beneath));
         let device = mounts::at(&self.mount_dir)
             .map_err(|error| cannot("cannot find the mount", error))?
             .map(|mount| mount.device);
@@ -175,9 +180,6 @@ impl Daemon<'_> {
             .map_err(|error| cannot("cannot serve", error))?;
         let events = watch(background.guard, sealer.clone())
             .map_err(|error| cannot("cannot serve", error))?;
-        // What came between the first look and the mount.
-        self.adopt(&shared, &beneath)?;
-        drop((shared, beneath));
         let (mount, store) = (self.mount_dir.display(), self.store_dir.display());
         log::info!("mounted {mount}, store {store}, pid {}", process::id());
         readiness.announce(&format!("Serving {mount}"));
