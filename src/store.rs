@@ -233,12 +233,23 @@ impl Store {
 
     /// Keeps bytes that have no place any more in `.cellar/recovered`, durably.
     pub fn recover_bytes(&self, place: &Place, bytes: &mut dyn io::Read) -> io::Result<OsString> {
+        self.recover(place, |dir, name| {
+            let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+            let mut file: File = sys::open_at(dir, name, flags, 0o600)?.into();
+            io::copy(bytes, &mut file)?;
+            file.flush()?;
+            file.sync_all()
+        })
+    }
+
+    /// Keeps what `make` makes in `.cellar/recovered`, durably.
+    pub fn recover(
+        &self,
+        place: &Place,
+        make: impl FnOnce(BorrowedFd, &OsStr) -> io::Result<()>,
+    ) -> io::Result<OsString> {
         let name = self.recovered_name(place);
-        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
-        let mut file: File = sys::open_at(self.recovered.as_fd(), &name, flags, 0o600)?.into();
-        io::copy(bytes, &mut file)?;
-        file.flush()?;
-        file.sync_all()?;
+        make(self.recovered.as_fd(), &name)?;
         sync_dir(self.recovered.as_fd())?;
         log::warn!(
             "{}: kept what had no place any more as {OWN}/recovered/{}",
