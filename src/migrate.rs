@@ -367,10 +367,11 @@ impl Migration {
             && stat.nlink == 1
             && self.links.get(stat).is_none()
             && self.shared.store.compresses(&place);
-        if !compress && self.how != How::Import {
-            if self.move_entry(source, name, parent.as_fd(), &place)? {
-                return self.check_forms(source, name, parent.as_fd(), &place, form);
-            }
+        if !compress
+            && self.how != How::Import
+            && self.move_entry(source, name, parent.as_fd(), &place)?
+        {
+            return self.check_forms(source, name, parent.as_fd(), &place, form);
         }
         self.copy_entry(
             dir,

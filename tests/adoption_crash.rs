@@ -396,3 +396,57 @@ fn adoption_onto_a_full_disk_fails_and_loses_nothing() {
 fn migration_onto_a_full_disk_fails_and_loses_nothing() {
     full_disk(Way::Migrate);
 }
+
+/// Killed at many moments of a work that takes a while and goes on in several threads.
+fn killed_at_any_moment(way: Way) {
+    let Some(mut case) = Case::new(way) else {
+        return;
+    };
+    let mut rng = Rng::new(8);
+    let source = case.source();
+    for number in 0..150 {
+        let session = corpus::session(&mut rng, 20_000 + number % 7 * 30_000);
+        let name = format!("-big/{number}.jsonl");
+        put(&source.join(&name), &session);
+        if number % 5 == 0 {
+            // Half of it is in the store already.
+            let half = case.mount.store(&name);
+            put(&half, &session[..session.len() / 2]);
+            sys::set_mtime(&half, 1_650_000_000, 0).unwrap();
+        }
+        if number % 3 == 0 {
+            put(
+                &source.join(format!("-big/{number}/tool-results/t.txt")),
+                &session[..900],
+            );
+        }
+    }
+    for (name, mut entry) in as_mounted(&source) {
+        entry.same_as = Default::default();
+        if name.starts_with("-big") {
+            case.want.insert(name, entry);
+        }
+    }
+    for round in 0..12 {
+        let mut command = case.command();
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        thread::sleep(Duration::from_millis(2 + round * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    case.finish(&format!("{way:?} killed again and again"));
+}
+
+#[test]
+fn adoption_killed_at_any_moment_goes_on() {
+    killed_at_any_moment(Way::AdoptAcross);
+}
+
+#[test]
+fn migration_killed_at_any_moment_goes_on() {
+    killed_at_any_moment(Way::Migrate);
+}

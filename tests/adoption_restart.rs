@@ -217,6 +217,11 @@ fn two_hosts_on_one_store_restart_at_once() {
                 });
             }
         });
+        // A daemon ends with the thread that has started it.
+        for host in &mut hosts {
+            host.sigterm();
+            host.mount();
+        }
         stop.store(true, Ordering::SeqCst);
         writers.into_iter().map(|w| w.join().unwrap()).collect()
     });
@@ -261,14 +266,16 @@ fn two_hosts_adopt_fragments_of_one_session_at_once() {
         }
     });
     for host in &mut hosts {
+        // A daemon ends with the thread that has started it.
+        host.sigterm();
+        assert!(entries(&host.path("")).is_empty(), "all is taken");
+        host.mount();
         for name in ["s", "new"] {
             let content = fs::read(host.path(format!("p/{name}.jsonl"))).unwrap();
             for keys in &keys {
                 check(&content, keys, name);
             }
         }
-        host.sigterm();
-        assert!(entries(&host.path("")).is_empty(), "all is taken");
     }
 }
 
