@@ -369,6 +369,7 @@ impl Migration {
         let compress = self.how != How::Adopt
             && form == Form::Raw
             && stat.nlink == 1
+            && self.links.get(stat).is_none()
             && self.shared.store.compresses(&place);
         if !compress && self.how != How::Import {
             if form == Form::Packed {
