@@ -28,7 +28,7 @@ use crate::session;
 use crate::shared::Shared;
 use crate::size;
 use crate::store::{Found, Temporary, carry_attributes, carry_times, sync_dir};
-use crate::sys::{self, Stat, errno, is};
+use crate::sys::{self, SetTime, Stat, errno, is};
 use copy::{Links, same};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -131,8 +131,8 @@ struct Batch {
     unsynced: BTreeSet<PathBuf>,
     /// Source files that have a durable copy.
     removals: Vec<(PathBuf, OsString, Stat)>,
-    /// Source directories, and whether their copy is new, deepest first.
-    left: Vec<(PathBuf, bool)>,
+    /// Source directories, deepest first, and what those looked like whose copy is new.
+    left: Vec<(PathBuf, Option<Stat>)>,
 }
 
 /// A file to copy.
@@ -300,7 +300,7 @@ impl Migration {
         for entry in &entries {
             self.entry(&path, entry)?;
         }
-        self.batch.left.push((path, made));
+        self.batch.left.push((path, made.then_some(*stat)));
         Ok(())
     }
 
@@ -562,6 +562,14 @@ impl Migration {
             }
         }
         let batch = std::mem::take(&mut self.batch);
+        // Before anything is removed: that changes the times of the source.
+        for (dir, was) in &batch.left {
+            if let Some(was) = was
+                && let Err(e) = self.finish_dir(dir, was)
+            {
+                self.taken.failures.push((dir.clone(), e));
+            }
+        }
         for dir in &batch.unsynced {
             sync_dir(self.shared.store.dir(dir)?.as_fd())?;
         }
@@ -573,28 +581,29 @@ impl Migration {
                 Err(_) => {}
             }
         }
-        for (dir, made) in batch.left {
-            if let Err(e) = self.leave_dir(&dir, made) {
-                self.taken.failures.push((dir, e));
+        if self.how != How::Import {
+            for (dir, _) in batch.left {
+                if let Err(e) = self.leave_dir(&dir) {
+                    self.taken.failures.push((dir, e));
+                }
             }
         }
         Ok(())
     }
 
-    /// The last step for a source directory: its copy looks like it, and it goes if it is empty.
-    fn leave_dir(&self, dir: &Path, made: bool) -> io::Result<()> {
+    /// Makes a new directory look like the one it is a copy of, when everything is inside.
+    fn finish_dir(&self, dir: &Path, was: &Stat) -> io::Result<()> {
         let source = File::from(self.source(dir)?);
-        if made {
-            let path = self.to.join(dir);
-            let flags = libc::O_RDONLY | libc::O_DIRECTORY;
-            let copy = sys::open_beneath(self.shared.store.root(), path.as_os_str(), flags)?;
-            let copy = File::from(copy);
-            carry_attributes(&source, &copy)?;
-            carry_times(&source, &copy)?;
-        }
-        if self.how == How::Import {
-            return Ok(());
-        }
+        let path = self.to.join(dir);
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+        let copy = sys::open_beneath(self.shared.store.root(), path.as_os_str(), flags)?;
+        let copy = File::from(copy);
+        carry_attributes(&source, &copy)?;
+        sys::utimens(&copy, SetTime::At(was.atime), SetTime::At(was.mtime))
+    }
+
+    /// Removes a source directory if it is empty.
+    fn leave_dir(&self, dir: &Path) -> io::Result<()> {
         if let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) {
             match sys::rmdir_at(self.source(parent)?.as_fd(), name) {
                 Err(e) if is(&e, libc::ENOTEMPTY) || is(&e, libc::EEXIST) => {}
