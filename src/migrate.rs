@@ -261,6 +261,14 @@ impl Migration {
         sys::open_beneath(self.top.as_fd(), dir.as_os_str(), flags)
     }
 
+    /// What the store has under a visible name.
+    fn find(&self, parent: BorrowedFd, name: &OsStr) -> io::Result<Option<Found>> {
+        match self.shared.store.find(parent, name) {
+            Err(e) if is(&e, libc::ENOENT) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
     fn place(&self, dir: &Path, name: &OsStr) -> Place {
         Place {
             dir: self.to.join(dir),
@@ -279,11 +287,8 @@ impl Migration {
     ) -> io::Result<()> {
         let place = self.place(dir, name);
         let parent = self.shared.store.dir(&place.dir)?;
-        let there = match sys::stat_at(parent.as_fd(), name) {
-            Err(e) if is(&e, libc::ENOENT) => None,
-            there => Some(there?),
-        };
-        if there.is_some_and(|there| !there.is(libc::S_IFDIR)) {
+        let there = self.find(parent.as_fd(), name)?;
+        if there.is_some_and(|there| !there.stat.is(libc::S_IFDIR)) {
             let reason = "the store has something that is no directory under this name";
             return Err(io::Error::other(reason));
         }
@@ -417,20 +422,17 @@ impl Migration {
         place: Place,
     ) -> io::Result<()> {
         let parent = self.shared.store.dir(&place.dir)?;
-        let there = match sys::stat_at(parent.as_fd(), name) {
-            Err(e) if is(&e, libc::ENOENT) => None,
-            there => Some(there?),
-        };
-        if let Some(there) = there {
-            if same_content(source, parent.as_fd(), name, stat, &there, &self.shared)? {
+        if let Some(Found { form, stat: there }) = self.find(parent.as_fd(), name)? {
+            if form == Form::Raw
+                && same_content(source, parent.as_fd(), name, stat, &there, &self.shared)?
+            {
                 return self.remove(dir, name, stat);
             }
             if there.is(libc::S_IFDIR) || there.mtime >= stat.mtime {
                 return self.recover(source, dir, name, stat, &place);
             }
-            self.shared
-                .store
-                .recover_file(&place, parent.as_fd(), name)?;
+            let store = &self.shared.store;
+            store.recover_file(&place, parent.as_fd(), &store.stored_name(name, form)?)?;
             self.taken.recovered += 1;
         }
         if self.how != How::Import && self.move_entry(source, name, parent.as_fd(), &place)? {
