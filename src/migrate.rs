@@ -44,7 +44,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// In the source's top directory while sessions that are on both sides are merged.
-pub const ASIDE: &str = ".cellar-adopting";
+const ASIDE: &str = ".cellar-adopting";
 
 const WORKERS: usize = 2;
 /// Files whose copies are synced together: the first sync pays for all of them.
@@ -199,11 +199,8 @@ impl Migration {
         let like = sys::fstat(&self.top)?;
         self.make_dir(&self.to.clone(), Some(&like))?;
         for entry in sorted(self.top.as_fd())? {
-            let own = [OWN, ASIDE, merge::PLAN, PART]
-                .iter()
-                .any(|name| entry == *name);
             let here = self.within && self.to.starts_with(&entry);
-            if !own && !here {
+            if !is_own(&entry) && !here {
                 self.entry(Path::new(""), &entry)?;
                 if self.batch.jobs.len() >= FULL {
                     self.finish_batch()?;
@@ -735,6 +732,11 @@ impl Migration {
         }
         temporary.place_new(dir.as_fd(), &store.stored_name(&job.place.name, job.form)?)
     }
+}
+
+/// Whether a name in the source's top directory is the cellar's.
+fn is_own(name: &OsStr) -> bool {
+    name == OWN || name == PART || name.as_encoded_bytes().starts_with(ASIDE.as_bytes())
 }
 
 /// The names in a directory, in order: what is done can be foretold and repeated. A session's plain

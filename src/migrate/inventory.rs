@@ -1,7 +1,7 @@
 //! What a directory of sessions holds, before anything is done to it.
 
-use super::ASIDE;
-use crate::names::{OWN, is_session, visible_name};
+use super::is_own;
+use crate::names::{is_session, visible_name};
 use crate::size;
 use crate::sys;
 use std::fmt;
@@ -83,7 +83,7 @@ pub fn inventory(dir: &Path) -> io::Result<Inventory> {
 
 fn count(dir: BorrowedFd, top: bool, counted: &mut Inventory) -> io::Result<()> {
     for entry in sys::read_dir(dir)? {
-        if top && [OWN, ASIDE].iter().any(|own| entry.name == *own) {
+        if top && is_own(&entry.name) {
             continue;
         }
         let Ok(stat) = sys::stat_at(dir, &entry.name) else {

@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 
 /// In the source's top directory, beside [`ASIDE`].
 pub const PLAN: &str = ".cellar-adopting.plan";
+/// A plan that is being written.
+pub const DRAFT: &str = ".cellar-adopting.draft";
 
 const CHUNK: usize = 1 << 20;
 /// A client has its file open for the time of one write.
@@ -227,8 +229,10 @@ impl Migration {
                 if let Some(plan) = Plan::decode(&bytes) {
                     self.carry_out(plan)?;
                 }
-                sys::unlink_at(self.top.as_fd(), OsStr::new(PLAN))?;
             }
+        }
+        for name in [PLAN, DRAFT] {
+            self.forget(name)?;
         }
         self.finish_aside(Path::new(""))
     }
@@ -400,7 +404,12 @@ impl Migration {
         } else {
             sys::unlink_at(aside.as_fd(), &name)?;
         }
-        match sys::unlink_at(self.top.as_fd(), OsStr::new(PLAN)) {
+        self.forget(PLAN)
+    }
+
+    /// Removes a file of the cellar's from the source's top directory, if it is there.
+    fn forget(&self, name: &str) -> io::Result<()> {
+        match sys::unlink_at(self.top.as_fd(), OsStr::new(name)) {
             Err(e) if !is(&e, libc::ENOENT) => Err(e),
             _ => Ok(()),
         }
@@ -423,13 +432,13 @@ impl Migration {
     }
 
     fn write_plan(&self, plan: &Plan) -> io::Result<()> {
-        let new = OsString::from(format!("{PLAN}.new"));
+        let draft = OsStr::new(DRAFT);
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC;
-        let mut file: File = sys::open_at(self.top.as_fd(), &new, flags, 0o600)?.into();
+        let mut file: File = sys::open_at(self.top.as_fd(), draft, flags, 0o600)?.into();
         file.write_all(&plan.encode())?;
         file.sync_all()?;
         let top = self.top.as_fd();
-        sys::rename_at(top, &new, top, OsStr::new(PLAN), 0)?;
+        sys::rename_at(top, draft, top, OsStr::new(PLAN), 0)?;
         sync_dir(top)
     }
 
