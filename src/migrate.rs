@@ -18,7 +18,7 @@ mod copy;
 mod inventory;
 mod merge;
 
-pub use inventory::{Inventory, inventory, is_flat};
+pub use inventory::{Inventory, inventory, is_flat, note_flat};
 
 use crate::export::PART;
 use crate::frames::{Encoder, LEVEL_FOLD};

@@ -10,6 +10,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
+/// In a directory that is being taken as one project's.
+const FLAT: &str = ".cellar-adopting.flat";
+
 /// Counts and bytes of what is in a directory, at every depth.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Inventory {
@@ -49,9 +52,13 @@ impl fmt::Display for Inventory {
     }
 }
 
-/// Whether a directory is one project's: it has sessions itself, and no directory in it has.
+/// Whether a directory is one project's: it has sessions itself, and no directory in it has; or it was
+/// noted to be, when it still had them.
 pub fn is_flat(dir: &Path) -> io::Result<bool> {
     let top = File::open(dir)?;
+    if sys::stat_at(top.as_fd(), FLAT.as_ref()).is_ok() {
+        return Ok(true);
+    }
     let has_sessions = |dir: BorrowedFd| -> io::Result<bool> {
         let mut names = sys::read_dir(dir)?.into_iter().map(|e| e.name);
         Ok(names.any(|name| visible_name(&name).is_some_and(is_session)))
@@ -68,6 +75,17 @@ pub fn is_flat(dir: &Path) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Notes that a directory is one project's, or that all of it has been taken.
+pub fn note_flat(dir: &File, flat: bool) -> io::Result<()> {
+    if flat {
+        let flags = libc::O_WRONLY | libc::O_CREAT;
+        sys::open_at(dir.as_fd(), FLAT.as_ref(), flags, 0o600)?;
+    } else {
+        sys::unlink_at(dir.as_fd(), FLAT.as_ref())?;
+    }
+    dir.sync_all()
 }
 
 /// Counts what is in a directory; links are not followed. What a directory nobody may read holds
