@@ -438,7 +438,7 @@ impl Migration {
         if stat.is(libc::S_IFREG) {
             return self.copy_entry(dir, name, stat, place, Form::Raw);
         }
-        copy::special(source, parent.as_fd(), name, stat)?;
+        copy::special(source, name, stat, parent.as_fd(), name)?;
         self.copied(dir, name, stat, &place)
     }
 
@@ -532,9 +532,13 @@ impl Migration {
         }
         let store = &self.shared.store;
         match store.recover_file(place, source, name) {
-            Err(e) if is(&e, libc::EXDEV) && stat.is(libc::S_IFREG) => {
-                let mut file = store.open_file(source, name, libc::O_RDONLY)?;
-                store.recover_bytes(place, &mut file)?;
+            Err(e) if is(&e, libc::EXDEV) => {
+                if stat.is(libc::S_IFREG) {
+                    let mut file = store.open_file(source, name, libc::O_RDONLY)?;
+                    store.recover_bytes(place, &mut file)?;
+                } else {
+                    store.recover(place, |to, new| copy::special(source, name, stat, to, new))?;
+                }
                 self.remove(dir, name, stat)?;
             }
             done => drop(done?),

@@ -260,16 +260,25 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps bytes that have no place any more in `.cellar/recovered`, durably; half of them are not
-    /// kept.
+    /// Keeps bytes that have no place any more in `.cellar/recovered`.
     pub fn recover_bytes(&self, place: &Place, bytes: &mut dyn io::Read) -> io::Result<OsString> {
+        self.recover(place, |dir, name| {
+            let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+            let mut file: File = sys::open_at(dir, name, flags, 0o600)?.into();
+            io::copy(bytes, &mut file)?;
+            file.flush()?;
+            file.sync_all()
+        })
+    }
+
+    /// Keeps what `make` makes in `.cellar/recovered`, durably; half of it is not kept.
+    pub fn recover(
+        &self,
+        place: &Place,
+        make: impl FnOnce(BorrowedFd, &OsStr) -> io::Result<()>,
+    ) -> io::Result<OsString> {
         let name = self.recovered_name(place);
-        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
-        let mut file: File = sys::open_at(self.recovered.as_fd(), &name, flags, 0o600)?.into();
-        let written = io::copy(bytes, &mut file)
-            .and_then(|_| file.flush())
-            .and_then(|()| file.sync_all());
-        if let Err(e) = written {
+        if let Err(e) = make(self.recovered.as_fd(), &name) {
             let _ = sys::unlink_at(self.recovered.as_fd(), &name);
             return Err(e);
         }

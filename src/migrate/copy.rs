@@ -75,13 +75,19 @@ fn cut_short(error: io::Error) -> io::Error {
 }
 
 /// Makes a link, pipe, socket or device that is like another.
-pub fn special(from: BorrowedFd, to: BorrowedFd, name: &OsStr, stat: &Stat) -> io::Result<()> {
+pub fn special(
+    from: BorrowedFd,
+    name: &OsStr,
+    stat: &Stat,
+    to: BorrowedFd,
+    new: &OsStr,
+) -> io::Result<()> {
     if stat.is(libc::S_IFLNK) {
-        sys::symlink_at(&sys::readlink_at(from, name)?, to, name)?;
+        sys::symlink_at(&sys::readlink_at(from, name)?, to, new)?;
     } else {
-        sys::mknod_at(to, name, stat.mode, stat.rdev)?;
+        sys::mknod_at(to, new, stat.mode, stat.rdev)?;
     }
-    let made = sys::open_at(to, name, libc::O_PATH, 0)?;
+    let made = sys::open_at(to, new, libc::O_PATH, 0)?;
     match sys::chown(&made, Some(stat.uid), Some(stat.gid)) {
         // Only root may give files away.
         Err(e) if is(&e, libc::EPERM) => {}
