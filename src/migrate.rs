@@ -43,7 +43,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// In the source's top directory while sessions that are on both sides are merged.
+/// In the source's top directory: what nobody is to write to any more, on its way out.
 const ASIDE: &str = ".cellar-adopting";
 
 const WORKERS: usize = 2;
@@ -213,13 +213,7 @@ impl Migration {
     /// Takes one entry, or notes why it stays.
     fn entry(&mut self, dir: &Path, name: &OsStr) -> io::Result<()> {
         match self.take(dir, name) {
-            Err(e)
-                if [libc::ENOSPC, libc::EDQUOT, libc::EROFS]
-                    .iter()
-                    .any(|c| is(&e, *c)) =>
-            {
-                Err(e)
-            }
+            Err(e) if is_full(&e) => Err(e),
             // Gone since its name was read.
             Err(e) if is(&e, libc::ENOENT) => Ok(()),
             Err(e) if is(&e, libc::EAGAIN) || is(&e, libc::EEXIST) => {
@@ -356,30 +350,28 @@ impl Migration {
         } else {
             Form::Packed
         };
-        let parent = self.shared.store.dir(&place.dir)?;
-        match self.shared.store.find(parent.as_fd(), &place.name) {
-            Err(e) if is(&e, libc::ENOENT) => {}
-            found => {
-                let found = found?;
-                if form == Form::Packed && sys::stat_at(source, &place.name).is_ok() {
-                    // What a killed change of form left beside the session itself.
-                    return self.recover(source, dir, name, stat, &place);
-                }
-                return self.merge(source, dir, name, stat, &place, &found);
+        if form == Form::Packed {
+            if sys::stat_at(source, &place.name).is_ok() {
+                return self.settle(source, name, stat, &place);
             }
+            if self.how != How::Import {
+                self.shared.store.apply_sidecar(source, &place.name)?;
+            }
+        }
+        let parent = self.shared.store.dir(&place.dir)?;
+        if let Some(found) = self.find(parent.as_fd(), &place.name)? {
+            return self.merge(source, dir, name, stat, &place, &found);
         }
         let compress = self.how != How::Adopt
             && form == Form::Raw
             && stat.nlink == 1
             && self.links.get(stat).is_none()
             && self.shared.store.compresses(&place);
-        if !compress && self.how != How::Import {
-            if form == Form::Packed {
-                self.shared.store.apply_sidecar(source, &place.name)?;
-            }
-            if self.move_entry(source, name, parent.as_fd(), &place)? {
-                return self.check_forms(source, name, parent.as_fd(), &place, form);
-            }
+        if !compress
+            && self.how != How::Import
+            && self.move_entry(source, name, parent.as_fd(), &place)?
+        {
+            return self.check_forms(source, name, parent.as_fd(), &place, form);
         }
         self.copy_entry(
             dir,
@@ -426,7 +418,7 @@ impl Migration {
                 return self.remove(dir, name, stat);
             }
             if there.is(libc::S_IFDIR) || there.mtime >= stat.mtime {
-                return self.recover(source, dir, name, stat, &place);
+                return self.recover(source, name, stat, &place);
             }
             let store = &self.shared.store;
             store.recover_file(&place, parent.as_fd(), &store.stored_name(name, form)?)?;
@@ -522,7 +514,6 @@ impl Migration {
     fn recover(
         &mut self,
         source: BorrowedFd,
-        dir: &Path,
         name: &OsStr,
         stat: &Stat,
         place: &Place,
@@ -539,7 +530,10 @@ impl Migration {
                 } else {
                     store.recover(place, |to, new| copy::special(source, name, stat, to, new))?;
                 }
-                self.remove(dir, name, stat)?;
+                match same(&sys::stat_at(source, name)?, stat) {
+                    true => sys::unlink_at(source, name)?,
+                    false => self.changed = true,
+                }
             }
             done => drop(done?),
         }
@@ -560,7 +554,7 @@ impl Migration {
                 Ok(stat) => self.copied(dir, name, &stat, place)?,
                 Err(e) if is(&e, libc::EAGAIN) || is(&e, libc::EEXIST) => self.changed = true,
                 Err(e) if is(&e, libc::ENOENT) => {}
-                Err(e) if is(&e, libc::ENOSPC) || is(&e, libc::EDQUOT) => return Err(e),
+                Err(e) if is_full(&e) => return Err(e),
                 Err(e) => self.taken.failures.push((dir.join(name), e)),
             }
         }
@@ -577,21 +571,46 @@ impl Migration {
             sync_dir(self.shared.store.dir(dir)?.as_fd())?;
         }
         for (dir, name, stat) in &batch.removals {
-            let source = self.source(dir)?;
-            match sys::stat_at(source.as_fd(), name) {
-                Ok(now) if same(&now, stat) => sys::unlink_at(source.as_fd(), name)?,
-                Ok(_) => self.changed = true,
-                Err(_) => {}
+            match self.remove_now(dir, name, stat) {
+                // Somebody else has removed it.
+                Err(e) if is(&e, libc::ENOENT) => {}
+                Err(e) if is_full(&e) => return Err(e),
+                Err(e) => self.taken.failures.push((dir.join(name), e)),
+                Ok(()) => {}
             }
+        }
+        for (dir, ..) in &batch.removals {
+            self.drop_aside(dir);
         }
         if self.how != How::Import {
             for (dir, _) in batch.left {
-                if let Err(e) = self.leave_dir(&dir) {
-                    self.taken.failures.push((dir, e));
+                match self.leave_dir(&dir) {
+                    // Because of what could not be taken, or because something new has come.
+                    Err(e) if is(&e, libc::ENOTEMPTY) || is(&e, libc::EEXIST) => {
+                        let failed = &self.taken.failures;
+                        self.changed |= !failed.iter().any(|(path, _)| path.starts_with(&dir));
+                    }
+                    Err(e) if is(&e, libc::ENOENT) => {}
+                    Err(e) => self.taken.failures.push((dir, e)),
+                    Ok(()) => {}
                 }
             }
         }
         Ok(())
+    }
+
+    /// Removes a source file that has a durable copy. A client may be writing to it at this moment: it
+    /// goes aside first, and what has come since the copy was made is taken too.
+    fn remove_now(&mut self, dir: &Path, name: &OsStr, stat: &Stat) -> io::Result<()> {
+        let path = dir.join(name);
+        let aside = self.put_aside(dir, name)?;
+        let store = &self.shared.store;
+        let quiet = !stat.is(libc::S_IFREG)
+            || merge::wait_for_writers(&store.open_file(aside.as_fd(), name, libc::O_RDONLY)?);
+        if quiet && same(&sys::stat_at(aside.as_fd(), name)?, stat) {
+            return sys::unlink_at(aside.as_fd(), name);
+        }
+        self.finish_aside_entry(&path)
     }
 
     /// Makes a new directory look like the one it is a copy of, when everything is inside.
@@ -607,13 +626,10 @@ impl Migration {
 
     /// Removes a source directory if it is empty.
     fn leave_dir(&self, dir: &Path) -> io::Result<()> {
-        if let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) {
-            match sys::rmdir_at(self.source(parent)?.as_fd(), name) {
-                Err(e) if is(&e, libc::ENOTEMPTY) || is(&e, libc::EEXIST) => {}
-                removed => removed?,
-            }
+        match (dir.parent(), dir.file_name()) {
+            (Some(parent), Some(name)) => sys::rmdir_at(self.source(parent)?.as_fd(), name),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Copies all jobs; what came of each, in no order.
@@ -738,20 +754,25 @@ impl Migration {
     }
 }
 
+/// Whether the remaining entries would meet this error too.
+fn is_full(e: &io::Error) -> bool {
+    [libc::ENOSPC, libc::EDQUOT, libc::EROFS]
+        .iter()
+        .any(|code| is(e, *code))
+}
+
 /// Whether a name in the source's top directory is the cellar's.
 fn is_own(name: &OsStr) -> bool {
     name == OWN || name == PART || name.as_encoded_bytes().starts_with(ASIDE.as_bytes())
 }
 
-/// The names in a directory, in order: what is done can be foretold and repeated. A session's plain
-/// form comes before its compressed one, and its sidecar after.
+/// The names in a directory, in order: what is done can be foretold and repeated. A session's packed
+/// form comes before the plain one beside it, and sidecars come last.
 fn sorted(dir: BorrowedFd) -> io::Result<Vec<OsString>> {
     let mut names: Vec<OsString> = sys::read_dir(dir)?.into_iter().map(|e| e.name).collect();
-    names.sort_by_key(|name| {
-        (
-            name.as_encoded_bytes().ends_with(b".jsonl.meta"),
-            name.clone(),
-        )
+    names.sort_by_cached_key(|name| match visible_name(name) {
+        Some(visible) => (false, visible.to_owned(), visible == name),
+        None => (true, name.clone(), true),
     });
     Ok(names)
 }
