@@ -209,10 +209,10 @@ impl Plan {
 
     /// Files that are open must not move, and a mount that is in use must not end.
     fn check_clients(&self) -> Result<(), Failure> {
-        let dirs = [
-            Some(&self.mount_dir),
-            self.layout.link.is_some().then_some(&self.layout.store),
-        ];
+        // In a store that is joined as it is nothing moves, and another daemon may serve it.
+        let link = self.layout.link.as_ref();
+        let moves = link.is_some_and(|link| link.project.is_some());
+        let dirs = [Some(&self.mount_dir), moves.then_some(&self.layout.store)];
         if self.is_current() {
             return Ok(());
         }
