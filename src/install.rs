@@ -36,6 +36,7 @@ use crate::{outdated, paths, pidfile, size, umount, unit};
 /// How long a program may go on using what is to be taken in.
 const PATIENCE: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(50);
+const BLOCK: u64 = 4096;
 
 /// What the command line asks for.
 pub struct Options {
@@ -236,10 +237,13 @@ impl Plan {
         let Some(free) = free.map(|stat| stat.f_bavail * stat.f_frsize) else {
             return Ok(());
         };
-        if self.renames || free > self.found.bytes() {
+        // Each ends with a block that is not full.
+        let entries = self.found.projects + self.found.sessions + self.found.others;
+        let need = self.found.bytes() + entries * BLOCK;
+        if self.renames || free > need {
             return Ok(());
         }
-        let (free, need) = (size::bytes(free), size::bytes(self.found.bytes()));
+        let (free, need) = (size::bytes(free), size::bytes(need));
         Err(Failure::at(
             "cannot take the sessions to",
             store,
