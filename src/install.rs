@@ -31,7 +31,7 @@ use crate::mounts::{self, Health};
 use crate::shared::Shared;
 use crate::store::Store;
 use crate::systemd::Manager;
-use crate::{outdated, paths, pidfile, size, umount, unit};
+use crate::{outdated, paths, pidfile, size, sys, umount, unit};
 
 /// How long a program may go on using what is to be taken in.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -204,8 +204,31 @@ impl Plan {
         mount::check_device()?;
         check_fusermount()?;
         check_rename(&self.layout.store)?;
+        self.check_movable()?;
         self.check_clients()?;
         self.check_space()
+    }
+
+    /// What cannot be moved would be left behind, hidden by the mount. A rename moves what lies at the
+    /// top; what a copy meets deeper down it tells.
+    fn check_movable(&self) -> Result<(), Failure> {
+        if self.present != Present::Nothing {
+            return Ok(());
+        }
+        let link = self.layout.link.as_ref();
+        let flat = link.is_some_and(|link| link.project.is_some());
+        let dirs = [Some(&self.mount_dir), flat.then_some(&self.layout.store)];
+        for dir in dirs.into_iter().flatten() {
+            let found = mounts::below(dir).and_then(|mount| match mount {
+                Some(mount) => Ok(Some((mount, "a file system is mounted there".to_owned()))),
+                None => immovable(dir),
+            });
+            if let Some((path, reason)) = found.map_err(|e| Failure::at("cannot read", dir, e))? {
+                return Err(Failure::at("cannot move", &path, reason)
+                    .advise("mend that first; nothing has been changed"));
+            }
+        }
+        Ok(())
     }
 
     /// Files that are open must not move, and a mount that is in use must not end.
@@ -591,6 +614,23 @@ fn same_file_system(a: &Path, b: &Path) -> bool {
             .map(|m| m.dev())
     };
     device(a) == device(b)
+}
+
+/// The first directory in a directory that this user may not move: moving one changes its `..`.
+fn immovable(dir: &Path) -> io::Result<Option<(PathBuf, String)>> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir()
+            && let Err(e) = sys::may_write(&entry.path())
+        {
+            return Ok(Some((entry.path(), e.to_string())));
+        }
+    }
+    Ok(None)
 }
 
 /// An ordinary user mounts with the help of a setuid program.
