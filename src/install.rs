@@ -650,16 +650,16 @@ fn check_fusermount() -> Result<(), Failure> {
     }
 }
 
-/// Everything the store promises rests on `rename`.
+/// Everything the store promises rests on `rename`. What a killed probe left goes with the next.
 fn check_rename(store: &Path) -> Result<(), Failure> {
     let dir = existing(store).unwrap_or(Path::new("/"));
-    let name = |end: &str| dir.join(format!(".cellar-probe-{}{end}", std::process::id()));
-    let (old, new) = (name("-a"), name("-b"));
+    let (old, new) = (dir.join(".cellar-probe"), dir.join(".cellar-probe-moved"));
+    let clear = || [&old, &new].map(|file| fs::remove_file(file).is_ok());
+    clear();
     let tried = File::create_new(&old)
         .and_then(|_| File::create_new(&new))
         .and_then(|_| fs::rename(&old, &new));
-    let _ = fs::remove_file(&old);
-    let _ = fs::remove_file(&new);
+    clear();
     tried.map_err(|e| {
         Failure::at(
             "cannot keep a store in",
