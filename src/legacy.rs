@@ -3,9 +3,9 @@
 //! It keeps a plain copy of each open session in its scratch directory and compresses it into the
 //! store after the last close, which can take minutes. Stopped earlier it leaves the copy behind as
 //! the only place that has the newest lines. So its work is waited for; copies that an earlier end
-//! left behind are merged into their sessions, which the session's id in their lines names.
+//! left behind are merged into their sessions, which the ids in their lines name.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::AsFd;
@@ -116,8 +116,8 @@ fn entries(dir: &Path, extension: &str) -> Vec<PathBuf> {
 /// written beside the mount would be, in a directory of its own, and adopted.
 pub fn recover(config: &Config, shared: &Arc<Shared>) -> io::Result<Taken> {
     for copy in copies(config).into_iter().filter(|copy| !runs(copy.pid)) {
-        match session_id(&copy.path)? {
-            Some(id) => match find(&shared.store, &id)? {
+        match session_name(&copy.path)? {
+            Some(name) => match find(&shared.store, &name)? {
                 Some(place) => stage(&copy.path, &place)?,
                 None => set_aside(&shared.store, &copy.path)?,
             },
@@ -150,37 +150,42 @@ fn set_aside(store: &Store, copy: &Path) -> io::Result<()> {
     fs::remove_file(copy)
 }
 
-/// The `"sessionId"` in the first lines of a session.
-fn session_id(path: &Path) -> io::Result<Option<String>> {
+/// The file name that the ids in the first lines of a session give it. A sub-agent's lines have their
+/// session's id too.
+fn session_name(path: &Path) -> io::Result<Option<OsString>> {
     for line in BufReader::new(File::open(path)?).split(b'\n').take(LINES) {
         let line = line?;
-        if let Some(id) = id_in(&String::from_utf8_lossy(&line)) {
-            return Ok(Some(id.to_owned()));
+        let line = String::from_utf8_lossy(&line);
+        if let Some(id) = id_in(&line, "sessionId") {
+            let name = match id_in(&line, "agentId") {
+                Some(agent) => format!("agent-{agent}.jsonl"),
+                None => format!("{id}.jsonl"),
+            };
+            return Ok(Some(name.into()));
         }
     }
     Ok(None)
 }
 
-fn id_in(line: &str) -> Option<&str> {
-    let after = line.split_once("\"sessionId\"")?.1.trim_start();
+fn id_in<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    let after = line.split_once(&format!("\"{key}\""))?.1.trim_start();
     let value = after.strip_prefix(':')?.trim_start().strip_prefix('"')?;
     let id = value.split('"').next()?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
     (!id.is_empty() && id.bytes().all(plain)).then_some(id)
 }
 
-/// Where the session of this id is in the store.
-fn find(store: &Store, id: &str) -> io::Result<Option<PathBuf>> {
-    let name = OsString::from(format!("{id}.jsonl"));
+/// Where the session of this name is in the store.
+fn find(store: &Store, name: &OsStr) -> io::Result<Option<PathBuf>> {
     for project in fs::read_dir(store.path())? {
         let project = project?.file_name();
         if project == OWN {
             continue;
         }
         if let Ok(dir) = store.dir(Path::new(&project))
-            && store.find(dir.as_fd(), &name).is_ok()
+            && store.find(dir.as_fd(), name).is_ok()
         {
-            return Ok(Some(Path::new(&project).join(&name)));
+            return Ok(Some(Path::new(&project).join(name)));
         }
     }
     Ok(None)
@@ -192,6 +197,7 @@ mod tests {
 
     #[test]
     fn a_line_tells_its_session_s_id() {
+        let id_in = |line| super::id_in(line, "sessionId");
         assert_eq!(id_in(r#"{"type":"user","sessionId":"a-1"}"#), Some("a-1"));
         assert_eq!(id_in(r#"{"sessionId" : "b"}"#), Some("b"));
         for line in [
