@@ -5,6 +5,7 @@
 //! the only place that has the newest lines. So its work is waited for; copies that an earlier end
 //! left behind are merged into their sessions, which the ids in their lines name.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -55,7 +56,7 @@ pub fn wait_idle(config: &Config) -> Result<(), Failure> {
 
 /// Unmounts it and waits until its process has ended.
 pub fn stop(config: &Config, mount_dir: &Path) -> Result<(), Failure> {
-    let pid = pid(&config.pid_file);
+    let pid = pid(config);
     if mounts::at(mount_dir).is_ok_and(|mount| mount.is_some()) {
         mounts::unmount(mount_dir, Unmount::Plain).map_err(|error| {
             Failure::at("cannot unmount", mount_dir, error).advise("close what uses it")
@@ -74,8 +75,14 @@ pub fn stop(config: &Config, mount_dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn pid(file: &Path) -> Option<u32> {
-    fs::read_to_string(file).ok()?.trim().parse().ok()
+/// Its process. Without a runtime directory it keeps the pid file beside its log.
+fn pid(config: &Config) -> Option<u32> {
+    let beside = config.log_file.with_file_name("daemon.pid");
+    let pids = [&config.pid_file, &beside].map(|file| {
+        let text = fs::read_to_string(file).ok()?;
+        text.trim().parse().ok()
+    });
+    pids.into_iter().flatten().find(|pid| runs(*pid))
 }
 
 fn runs(pid: u32) -> bool {
@@ -89,8 +96,24 @@ struct Copy {
     pid: u32,
 }
 
+/// Where it keeps its copies: without a runtime directory in the temporary one, where only a
+/// directory of our own is trusted.
+fn scratch_dirs(config: &Config) -> Vec<PathBuf> {
+    let shared = env::temp_dir().join("claude-cellar-scratch");
+    let ours = |dir: &PathBuf| {
+        let meta = dir.symlink_metadata();
+        meta.is_ok_and(|meta| meta.is_dir() && meta.uid() == paths::effective_uid())
+    };
+    let shared = Some(shared).filter(ours);
+    [config.scratch_dir.clone()]
+        .into_iter()
+        .chain(shared)
+        .collect()
+}
+
 fn copies(config: &Config) -> Vec<Copy> {
-    let found = entries(&config.scratch_dir, "jsonl").into_iter();
+    let dirs = scratch_dirs(config).into_iter();
+    let found = dirs.flat_map(|dir| entries(&dir, "jsonl"));
     let copies = found.filter_map(|path| {
         let mut parts = path.file_name()?.to_str()?.split('-');
         let pid = (parts.next()? == "fd").then(|| parts.next()?.parse().ok())??;
@@ -125,7 +148,8 @@ pub fn recover(config: &Config, shared: &Arc<Shared>) -> io::Result<Taken> {
         }
     }
     let mut taken = Taken::default();
-    for stage in entries(&config.scratch_dir, STAGE) {
+    let dirs = scratch_dirs(config).into_iter();
+    for stage in dirs.flat_map(|dir| entries(&dir, STAGE)) {
         let top = File::open(&stage)?.into();
         taken.add(Migration::new(shared.clone(), top, Path::new(""), How::Adopt)?.run()?);
         // Stays if something in it could not be taken.
