@@ -52,6 +52,14 @@ pub fn of(dir: &Path) -> Option<Client> {
     })
 }
 
+/// The store that a daemon of this program serves: it has the lock in it open.
+pub fn store_of(pid: u32) -> Option<PathBuf> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+    let mut targets = open.filter_map(|fd| fs::read_link(fd.path()).ok());
+    let lock = targets.find(|target| target.ends_with(".cellar/lock"))?;
+    Some(lock.parent()?.parent()?.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -94,7 +94,7 @@ impl Plan {
         let present = present(&config, &mount_dir)?;
         let layout = match present {
             Present::Nothing => Layout::decide(&config)?,
-            _ => Layout::given(&config.store_dir),
+            _ => Layout::given(&shown(&config, &mount_dir, present)?),
         };
         if paths::overlap(&mount_dir, &layout.store) {
             let reason = format!("the store {} overlaps it", layout.store.display());
@@ -591,6 +591,27 @@ fn present(config: &Config, mount_dir: &Path) -> Result<Present, Failure> {
     }
     let holder = pidfile::holder(&config.pid_file, mount_dir).map_err(cannot)?;
     Ok(holder.map_or(Present::Older, |holder| Present::Ours(holder.pid)))
+}
+
+/// The store that is mounted. Another one in its place would hide what is in it.
+fn shown(config: &Config, mount_dir: &Path, present: Present) -> Result<PathBuf, Failure> {
+    let serves = match present {
+        Present::Ours(Some(pid)) => clients::store_of(pid),
+        Present::Older => legacy::store(config),
+        _ => None,
+    };
+    let asked = paths::resolve(&config.store_dir);
+    let shown = serves.map_or(asked.clone(), |dir| paths::resolve(&dir));
+    if config.store_from != StoreFrom::Named || shown == asked {
+        return Ok(shown);
+    }
+    let reason = format!("the sessions seen there are in {}", shown.display());
+    Err(
+        Failure::at("cannot install at", mount_dir, reason).advise(format!(
+            "unmount them and move them first: claude-cellar migrate-store --from {}",
+            shown.display()
+        )),
+    )
 }
 
 /// The path that will still lead to this program when it has been upgraded: where the shell found it,

@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,6 +53,42 @@ pub fn wait_idle(config: &Config) -> Result<(), Failure> {
         }
         thread::sleep(STEP);
     }
+}
+
+/// The store it serves, where its command line or environment names one.
+pub fn store(config: &Config) -> Option<PathBuf> {
+    let proc = PathBuf::from(format!("/proc/{}", pid(config)?));
+    let words = |name: &str| -> Option<Vec<OsString>> {
+        let bytes = fs::read(proc.join(name)).ok()?;
+        let words = bytes.split(|byte| *byte == 0);
+        Some(
+            words
+                .map(|word| OsStr::from_bytes(word).to_owned())
+                .collect(),
+        )
+    };
+    let (args, variables) = (words("cmdline")?, words("environ")?);
+    let after = |word: &OsStr, start: &str| {
+        let value = word.as_bytes().strip_prefix(start.as_bytes())?;
+        Some(OsStr::from_bytes(value).to_owned())
+    };
+    let apart = args.windows(2).find(|pair| pair[0] == "--store-dir");
+    let joined = || args.iter().find_map(|arg| after(arg, "--store-dir="));
+    let variable = || {
+        variables
+            .iter()
+            .find_map(|v| after(v, "CLAUDE_CELLAR_STORE_DIR="))
+    };
+    let named = apart
+        .map(|pair| pair[1].clone())
+        .or_else(joined)
+        .or_else(variable)?;
+    let dir = PathBuf::from(named);
+    (!dir.as_os_str().is_empty()).then(|| {
+        fs::read_link(proc.join("cwd"))
+            .unwrap_or_default()
+            .join(dir)
+    })
 }
 
 /// Unmounts it and waits until its process has ended.
