@@ -254,8 +254,6 @@ fn find(store: &Store, name: &OsStr) -> io::Result<Option<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn a_line_tells_its_session_s_id() {
         let id_in = |line| super::id_in(line, "sessionId");
