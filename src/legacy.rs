@@ -122,9 +122,13 @@ fn pid(config: &Config) -> Option<u32> {
     pids.into_iter().flatten().find(|pid| runs(*pid))
 }
 
+/// One that has ended may stay listed: in a container nobody may collect it.
 fn runs(pid: u32) -> bool {
-    let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
-    comm.is_ok_and(|comm| comm.trim_end() == mounts::NAME)
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let ours = stat
+        .split_once(" (")
+        .map(|(_, rest)| rest.rsplit_once(") "));
+    matches!(ours, Some(Some((name, rest))) if name == mounts::NAME && !rest.starts_with('Z'))
 }
 
 /// A plain copy of a session that 0.3 has made: `fd-PID-INODE-TIME.jsonl`.
