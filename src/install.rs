@@ -28,9 +28,9 @@ use crate::migrate::{How, Inventory, Migration, inventory};
 use crate::migrate_store::complete;
 use crate::mount;
 use crate::mounts::{self, Health};
+use crate::service::Service;
 use crate::shared::Shared;
 use crate::store::Store;
-use crate::systemd::Manager;
 use crate::{outdated, paths, pidfile, size, sys, umount, unit};
 
 /// How long a program may go on using what is to be taken in.
@@ -48,7 +48,7 @@ pub struct Options {
 /// Installs, telling what is done.
 pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
     let service = Service::find(options.no_systemd)?;
-    let config = Config::load_with(|name| service.variable(name))?;
+    let config = service.config()?;
     let plan = Plan::make(options, config, service)?;
     tell(out, &plan.text()?)?;
     if options.dry_run {
@@ -182,7 +182,9 @@ impl Plan {
 
     fn service_text(&self) -> Result<String, Failure> {
         let file = match &self.service {
-            Service::None => return Ok("none: the daemon is started without one".to_owned()),
+            Service::None { .. } => {
+                return Ok("none: the daemon is started without one".to_owned());
+            }
             Service::Elsewhere { file, .. } => {
                 return Ok(format!(
                     "{}, which is managed elsewhere and left as it is",
@@ -480,83 +482,6 @@ impl Plan {
         }
         Ok(variables)
     }
-}
-
-/// Who starts the daemon.
-enum Service {
-    None,
-    /// A unit of ours, or one to be.
-    Own {
-        manager: Manager,
-        file: PathBuf,
-        variables: Vec<(String, OsString)>,
-    },
-    /// A unit that something else takes care of: a package, Nix.
-    Elsewhere {
-        manager: Manager,
-        file: PathBuf,
-    },
-}
-
-impl Service {
-    fn find(no_systemd: bool) -> Result<Service, Failure> {
-        let Some(manager) = Manager::find().filter(|_| !no_systemd) else {
-            return Ok(Service::None);
-        };
-        let file = unit_file(&manager)?;
-        if let Some(other) = manager.fragment(unit::NAME).filter(|other| *other != file) {
-            return Ok(Service::Elsewhere {
-                manager,
-                file: other,
-            });
-        }
-        let linked = file
-            .ancestors()
-            .take(4)
-            .any(|path| path.symlink_metadata().is_ok_and(|meta| meta.is_symlink()));
-        let read_only = fs::File::options().append(true).open(&file);
-        let read_only = read_only.is_err_and(|e| e.kind() != io::ErrorKind::NotFound);
-        if file.exists() && (linked || read_only) {
-            return Ok(Service::Elsewhere { manager, file });
-        }
-        let text = fs::read_to_string(&file).unwrap_or_default();
-        Ok(Service::Own {
-            manager,
-            file,
-            variables: unit::variables(&text),
-        })
-    }
-
-    fn manager(&self) -> Option<&Manager> {
-        match self {
-            Service::None => None,
-            Service::Own { manager, .. } | Service::Elsewhere { manager, .. } => Some(manager),
-        }
-    }
-
-    /// What an earlier install has given the service.
-    fn variable(&self, name: &str) -> Option<OsString> {
-        let Service::Own { variables, .. } = self else {
-            return None;
-        };
-        let given = name.starts_with("CLAUDE_CELLAR_");
-        let found = variables.iter().find(|(known, _)| given && known == name);
-        found.map(|(_, value)| value.clone())
-    }
-}
-
-/// Where the manager looks for the user's own units.
-pub fn unit_file(manager: &Manager) -> Result<PathBuf, Failure> {
-    let config = manager.variable("XDG_CONFIG_HOME").map(PathBuf::from);
-    let config = match config.filter(|dir| dir.is_absolute()) {
-        Some(dir) => dir,
-        None => {
-            let home = manager.variable("HOME").or_else(|| env::var_os("HOME"));
-            let home = home.ok_or_else(|| Failure::usage("HOME is not set"))?;
-            Path::new(&home).join(".config")
-        }
-    };
-    Ok(config.join("systemd/user").join(unit::NAME))
 }
 
 fn write_unit(file: &Path, text: &str) -> Result<(), Failure> {

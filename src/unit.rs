@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::exit::Failure;
 
@@ -50,6 +50,11 @@ LimitCORE=0
 WantedBy=default.target
 "
     ))
+}
+
+/// The link that enables a unit's file.
+pub fn wanted_by(file: &Path) -> PathBuf {
+    file.with_file_name("default.target.wants").join(NAME)
 }
 
 /// The variables that a unit's text sets.
