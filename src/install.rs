@@ -203,6 +203,7 @@ impl Plan {
     // ---- what could stand in the way ----------------------------------------------------------
 
     fn check(&self) -> Result<(), Failure> {
+        self.unit()?;
         mount::check_device()?;
         check_fusermount()?;
         check_rename(&self.layout.store)?;

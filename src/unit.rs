@@ -17,9 +17,15 @@ pub const PATH: &str = "/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/
                     /usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The unit that runs `program` with these variables. Fails for what systemd cannot hold: names that
-/// are not UTF-8.
+/// are not UTF-8, and programs with quotes or the like in their path.
 pub fn text(program: &Path, variables: &[(&str, OsString)]) -> Result<String, Failure> {
-    let program = quoted(&utf8(program.as_os_str().to_owned())?);
+    let name = utf8(program.as_os_str().to_owned())?;
+    if name.contains(|c: char| c.is_ascii_control() || "\"'\\".contains(c)) {
+        let reason = "it has a character that systemd runs no program with";
+        return Err(Failure::at("cannot start", program, reason)
+            .advise("put it elsewhere, or use --no-systemd"));
+    }
+    let program = quoted(&name);
     let mut environment = format!("Environment=\"PATH={PATH}\"\n");
     for (name, value) in variables {
         let value = utf8(value.clone())?;
@@ -170,5 +176,6 @@ mod tests {
         assert_eq!(quoted("/über"), "\"/über\"");
         let odd = OsString::from_vec(b"/\xff".to_vec());
         assert!(text(Path::new(&odd), &[]).is_err());
+        assert!(text(Path::new("/a/it's"), &[]).is_err());
     }
 }
