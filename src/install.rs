@@ -36,6 +36,8 @@ use crate::{outdated, paths, pidfile, size, sys, umount, unit};
 /// How long a program may go on using what is to be taken in.
 const PATIENCE: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(50);
+/// How long an unmounted daemon may take to end.
+const ENDING: Duration = Duration::from_secs(15);
 const BLOCK: u64 = 4096;
 
 /// What the command line asks for.
@@ -316,7 +318,10 @@ impl Plan {
             manager.run(&["stop", unit::NAME])?;
         }
         match present(&self.config, &self.mount_dir)? {
-            Present::Nothing => Ok(()),
+            // Unmounted a moment ago, it may still be ending.
+            Present::Nothing => pidfile::wait_gone(&self.config.pid_file, &self.mount_dir, ENDING)
+                .map(drop)
+                .map_err(|e| Failure::at("cannot install at", &self.mount_dir, e)),
             Present::Older => legacy::stop(&self.config, &self.mount_dir),
             Present::Ours(_) => umount::run(&self.config, false).map(drop),
             Present::Stale => mounts::unmount_anyway(&self.mount_dir)
