@@ -3,12 +3,18 @@
 
 mod common;
 
+use claude_cellar::names::Place;
+use claude_cellar::session::Session;
+use claude_cellar::shared::Shared;
+use claude_cellar::store::Store;
 use common::damage::{PIECE, append, flip, stopped};
 use common::frames::frames;
 use common::{Mount, assert_same, corpus, leftovers, line, rng::Rng, sys, zstd, zstd_dc};
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 fn recovered(mount: &Mount) -> Vec<Vec<u8>> {
     let directory = mount.store(".cellar/recovered");
@@ -305,4 +311,36 @@ fn a_file_that_is_no_zstd_at_all_is_listed_unreadable_and_removable() {
     );
     fs::remove_file(mount.path("p/x.jsonl")).unwrap();
     assert!(common::entries(&mount.path("p")).is_empty());
+}
+
+#[test]
+fn a_lookup_that_a_write_overtakes_costs_nothing() {
+    let Some((mount, pieces)) = stopped("overtaken", 2) else {
+        return;
+    };
+    let file = mount.store("p/s.jsonl.zst");
+    let packed = fs::read(&file).unwrap();
+    for garbage in [vec![b'x'], vec![b'x'; 4_096]] {
+        fs::write(&file, [packed.as_slice(), &garbage].concat()).unwrap();
+        let store = Store::open(&mount.store(""), false, false).unwrap();
+        let shared = Arc::new(Shared::new(store));
+        let session = Session::new(shared.clone());
+        let place = Place {
+            dir: "p".into(),
+            name: "s.jsonl".into(),
+        };
+        let at = || Some(place.clone());
+        let dir = shared.store.dir(&place.dir).unwrap();
+        // What a lookup has found when it comes to wait for the write.
+        let found = shared.store.find(dir.as_fd(), &place.name).unwrap();
+        let mut want = pieces.concat();
+        session.open(&at, true, false).unwrap();
+        for line in [b"one\n", b"two\n"] {
+            assert_eq!(session.write(&at, 0, line, true, false).unwrap(), 4);
+            want.extend(line);
+            let stat = session.attributes(dir.as_fd(), &place, found).unwrap();
+            assert_same(&zstd_dc(&file), &want, "what was acknowledged");
+            assert_eq!(stat.size, want.len() as u64, "the size");
+        }
+    }
 }

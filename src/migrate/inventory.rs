@@ -1,7 +1,7 @@
 //! What a directory of sessions holds, before anything is done to it.
 
-use super::ASIDE;
-use crate::names::{OWN, is_session, visible_name};
+use super::is_own;
+use crate::names::{is_session, visible_name};
 use crate::size;
 use crate::sys;
 use std::fmt;
@@ -9,6 +9,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+
+/// In a directory that is being taken as one project's.
+const FLAT: &str = ".cellar-adopting.flat";
 
 /// Counts and bytes of what is in a directory, at every depth.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -49,9 +52,13 @@ impl fmt::Display for Inventory {
     }
 }
 
-/// Whether a directory is one project's: it has sessions itself, and no directory in it has.
+/// Whether a directory is one project's: it has sessions itself, and no directory in it has; or it was
+/// noted to be, when it still had them.
 pub fn is_flat(dir: &Path) -> io::Result<bool> {
     let top = File::open(dir)?;
+    if sys::stat_at(top.as_fd(), FLAT.as_ref()).is_ok() {
+        return Ok(true);
+    }
     let has_sessions = |dir: BorrowedFd| -> io::Result<bool> {
         let mut names = sys::read_dir(dir)?.into_iter().map(|e| e.name);
         Ok(names.any(|name| visible_name(&name).is_some_and(is_session)))
@@ -70,6 +77,17 @@ pub fn is_flat(dir: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Notes that a directory is one project's, or that all of it has been taken.
+pub fn note_flat(dir: &File, flat: bool) -> io::Result<()> {
+    if flat {
+        let flags = libc::O_WRONLY | libc::O_CREAT;
+        sys::open_at(dir.as_fd(), FLAT.as_ref(), flags, 0o600)?;
+    } else {
+        sys::unlink_at(dir.as_fd(), FLAT.as_ref())?;
+    }
+    dir.sync_all()
+}
+
 /// Counts what is in a directory; links are not followed. What a directory nobody may read holds
 /// counts as nothing.
 pub fn inventory(dir: &Path) -> io::Result<Inventory> {
@@ -83,7 +101,7 @@ pub fn inventory(dir: &Path) -> io::Result<Inventory> {
 
 fn count(dir: BorrowedFd, top: bool, counted: &mut Inventory) -> io::Result<()> {
     for entry in sys::read_dir(dir)? {
-        if top && [OWN, ASIDE].iter().any(|own| entry.name == *own) {
+        if top && is_own(&entry.name) {
             continue;
         }
         let Ok(stat) = sys::stat_at(dir, &entry.name) else {

@@ -14,6 +14,8 @@ pub mod foreign;
 pub mod frames;
 mod mount;
 pub mod rng;
+pub mod seen;
+pub mod strace;
 pub mod sys;
 
 pub use mount::Mount;
