@@ -48,9 +48,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
             install::run(&options, &mut io::stdout())?;
             Ok(Exit::Done)
         }
-        Command::Uninstall { restore } => {
-            print(uninstall::run(&configured()?, restore)?.as_bytes())
-        }
+        Command::Uninstall { restore } => print(uninstall::run(restore)?.as_bytes()),
         Command::MigrateStore { from, dry_run } => {
             print(migrate_store::migrate(&configured()?, from.as_deref(), dry_run)?.as_bytes())
         }

@@ -209,6 +209,15 @@ pub fn symlink_at(target: &OsStr, dir: BorrowedFd, name: &OsStr) -> io::Result<(
     check(unsafe { libc::symlinkat(target.as_ptr(), dir.as_raw_fd(), name.as_ptr()) }).map(drop)
 }
 
+/// Whether this process may write to a file, as far as the mode and the file system say.
+pub fn may_write(path: &std::path::Path) -> io::Result<()> {
+    let path = c(path.as_os_str())?;
+    // SAFETY: the path is terminated.
+    let may =
+        unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK, libc::AT_EACCESS) };
+    check(may).map(drop)
+}
+
 pub fn readlink_at(dir: BorrowedFd, name: &OsStr) -> io::Result<OsString> {
     let name = c(name)?;
     let mut buf = vec![0u8; libc::PATH_MAX as usize];
