@@ -8,17 +8,12 @@
 }:
 let
   settings = (import ./settings.nix).home-manager;
-  service =
-    { lib, ... }:
-    config: {
-      home-manager.users.alice.services.claude-cellar = lib.mapAttrs (_: lib.mkForce) config;
-    };
 in
 pkgs.testers.runNixOSTest {
   name = "claude-cellar-home-manager";
 
   nodes.machine =
-    { lib, pkgs, ... }:
+    { lib, ... }:
     {
       imports = [
         home-manager.nixosModules.home-manager
@@ -38,10 +33,17 @@ pkgs.testers.runNixOSTest {
         };
       };
 
-      specialisation = lib.mapAttrs (_: config: { configuration = service { inherit lib; } config; }) {
-        changed.sealAfter = 2;
-        disabled.enable = false;
-      };
+      specialisation =
+        lib.mapAttrs
+          (_: changes: {
+            configuration.home-manager.users.alice.services.claude-cellar = lib.mapAttrs (
+              _: lib.mkForce
+            ) changes;
+          })
+          {
+            changed.sealAfter = 2;
+            disabled.enable = false;
+          };
     };
 
   testScript = ''
