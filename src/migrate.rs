@@ -28,7 +28,7 @@ use crate::session;
 use crate::shared::Shared;
 use crate::size;
 use crate::store::{Found, Temporary, carry_attributes, carry_times, sync_dir};
-use crate::sys::{self, Stat, errno, is};
+use crate::sys::{self, SetTime, Stat, errno, is};
 use copy::{Links, same};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -43,8 +43,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// In the source's top directory while sessions that are on both sides are merged.
-pub const ASIDE: &str = ".cellar-adopting";
+/// In the source's top directory: what nobody is to write to any more, on its way out.
+const ASIDE: &str = ".cellar-adopting";
+/// In the source's top directory while the sessions of one project are taken.
+const FLAT: &str = ".cellar-adopting.flat";
 
 const WORKERS: usize = 2;
 /// Files whose copies are synced together: the first sync pays for all of them.
@@ -131,8 +133,8 @@ struct Batch {
     unsynced: BTreeSet<PathBuf>,
     /// Source files that have a durable copy.
     removals: Vec<(PathBuf, OsString, Stat)>,
-    /// Source directories, and whether their copy is new, deepest first.
-    left: Vec<(PathBuf, bool)>,
+    /// Source directories, deepest first, and what those looked like whose copy is new.
+    left: Vec<(PathBuf, Option<Stat>)>,
 }
 
 /// A file to copy.
@@ -177,6 +179,12 @@ impl Migration {
 
     /// Takes everything; an error is one that the remaining entries would meet too.
     pub fn run(mut self) -> io::Result<Taken> {
+        let flat = self.how != How::Import && !self.to.as_os_str().is_empty();
+        if flat {
+            let flags = libc::O_WRONLY | libc::O_CREAT;
+            sys::open_at(self.top.as_fd(), FLAT.as_ref(), flags, 0o600)?;
+            sync_dir(self.top.as_fd())?;
+        }
         self.finish_merges()?;
         for _ in 0..PASSES {
             self.taken.failures.clear();
@@ -190,6 +198,9 @@ impl Migration {
             let reason = io::Error::other("something is writing to it all the time");
             self.taken.failures.push((PathBuf::from("."), reason));
         }
+        if flat && self.taken.failures.is_empty() {
+            sys::unlink_at(self.top.as_fd(), FLAT.as_ref())?;
+        }
         sync_dir(self.top.as_fd())?;
         Ok(self.taken)
     }
@@ -199,11 +210,8 @@ impl Migration {
         let like = sys::fstat(&self.top)?;
         self.make_dir(&self.to.clone(), Some(&like))?;
         for entry in sorted(self.top.as_fd())? {
-            let own = [OWN, ASIDE, merge::PLAN, PART]
-                .iter()
-                .any(|name| entry == *name);
             let here = self.within && self.to.starts_with(&entry);
-            if !own && !here {
+            if !is_own(&entry) && !here {
                 self.entry(Path::new(""), &entry)?;
                 if self.batch.jobs.len() >= FULL {
                     self.finish_batch()?;
@@ -216,13 +224,7 @@ impl Migration {
     /// Takes one entry, or notes why it stays.
     fn entry(&mut self, dir: &Path, name: &OsStr) -> io::Result<()> {
         match self.take(dir, name) {
-            Err(e)
-                if [libc::ENOSPC, libc::EDQUOT, libc::EROFS]
-                    .iter()
-                    .any(|c| is(&e, *c)) =>
-            {
-                Err(e)
-            }
+            Err(e) if is_full(&e) => Err(e),
             // Gone since its name was read.
             Err(e) if is(&e, libc::ENOENT) => Ok(()),
             Err(e) if is(&e, libc::EAGAIN) || is(&e, libc::EEXIST) => {
@@ -261,6 +263,14 @@ impl Migration {
         sys::open_beneath(self.top.as_fd(), dir.as_os_str(), flags)
     }
 
+    /// What the store has under a visible name.
+    fn find(&self, parent: BorrowedFd, name: &OsStr) -> io::Result<Option<Found>> {
+        match self.shared.store.find(parent, name) {
+            Err(e) if is(&e, libc::ENOENT) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
     fn place(&self, dir: &Path, name: &OsStr) -> Place {
         Place {
             dir: self.to.join(dir),
@@ -279,11 +289,8 @@ impl Migration {
     ) -> io::Result<()> {
         let place = self.place(dir, name);
         let parent = self.shared.store.dir(&place.dir)?;
-        let there = match sys::stat_at(parent.as_fd(), name) {
-            Err(e) if is(&e, libc::ENOENT) => None,
-            there => Some(there?),
-        };
-        if there.is_some_and(|there| !there.is(libc::S_IFDIR)) {
+        let there = self.find(parent.as_fd(), name)?;
+        if there.is_some_and(|there| !there.stat.is(libc::S_IFDIR)) {
             let reason = "the store has something that is no directory under this name";
             return Err(io::Error::other(reason));
         }
@@ -300,7 +307,7 @@ impl Migration {
         for entry in &entries {
             self.entry(&path, entry)?;
         }
-        self.batch.left.push((path, made));
+        self.batch.left.push((path, made.then_some(*stat)));
         Ok(())
     }
 
@@ -354,29 +361,28 @@ impl Migration {
         } else {
             Form::Packed
         };
-        let parent = self.shared.store.dir(&place.dir)?;
-        match self.shared.store.find(parent.as_fd(), &place.name) {
-            Err(e) if is(&e, libc::ENOENT) => {}
-            found => {
-                let found = found?;
-                if form == Form::Packed && sys::stat_at(source, &place.name).is_ok() {
-                    // What a killed change of form left beside the session itself.
-                    return self.recover(source, dir, name, stat, &place);
-                }
-                return self.merge(source, dir, name, stat, &place, &found);
+        if form == Form::Packed {
+            if sys::stat_at(source, &place.name).is_ok() {
+                return self.settle(source, name, stat, &place);
             }
+            if self.how != How::Import {
+                self.shared.store.apply_sidecar(source, &place.name)?;
+            }
+        }
+        let parent = self.shared.store.dir(&place.dir)?;
+        if let Some(found) = self.find(parent.as_fd(), &place.name)? {
+            return self.merge(source, dir, name, stat, &place, &found);
         }
         let compress = self.how != How::Adopt
             && form == Form::Raw
             && stat.nlink == 1
+            && self.links.get(stat).is_none()
             && self.shared.store.compresses(&place);
-        if !compress && self.how != How::Import {
-            if form == Form::Packed {
-                self.shared.store.apply_sidecar(source, &place.name)?;
-            }
-            if self.move_entry(source, name, parent.as_fd(), &place)? {
-                return self.check_forms(source, name, parent.as_fd(), &place, form);
-            }
+        if !compress
+            && self.how != How::Import
+            && self.move_entry(source, name, parent.as_fd(), &place)?
+        {
+            return self.check_forms(source, name, parent.as_fd(), &place, form);
         }
         self.copy_entry(
             dir,
@@ -416,20 +422,17 @@ impl Migration {
         place: Place,
     ) -> io::Result<()> {
         let parent = self.shared.store.dir(&place.dir)?;
-        let there = match sys::stat_at(parent.as_fd(), name) {
-            Err(e) if is(&e, libc::ENOENT) => None,
-            there => Some(there?),
-        };
-        if let Some(there) = there {
-            if same_content(source, parent.as_fd(), name, stat, &there, &self.shared)? {
+        if let Some(Found { form, stat: there }) = self.find(parent.as_fd(), name)? {
+            if form == Form::Raw
+                && same_content(source, parent.as_fd(), name, stat, &there, &self.shared)?
+            {
                 return self.remove(dir, name, stat);
             }
             if there.is(libc::S_IFDIR) || there.mtime >= stat.mtime {
-                return self.recover(source, dir, name, stat, &place);
+                return self.recover(source, name, stat, &place);
             }
-            self.shared
-                .store
-                .recover_file(&place, parent.as_fd(), name)?;
+            let store = &self.shared.store;
+            store.recover_file(&place, parent.as_fd(), &store.stored_name(name, form)?)?;
             self.taken.recovered += 1;
         }
         if self.how != How::Import && self.move_entry(source, name, parent.as_fd(), &place)? {
@@ -438,7 +441,7 @@ impl Migration {
         if stat.is(libc::S_IFREG) {
             return self.copy_entry(dir, name, stat, place, Form::Raw);
         }
-        copy::special(source, parent.as_fd(), name, stat)?;
+        copy::special(source, name, stat, parent.as_fd(), name)?;
         self.copied(dir, name, stat, &place)
     }
 
@@ -522,7 +525,6 @@ impl Migration {
     fn recover(
         &mut self,
         source: BorrowedFd,
-        dir: &Path,
         name: &OsStr,
         stat: &Stat,
         place: &Place,
@@ -532,10 +534,17 @@ impl Migration {
         }
         let store = &self.shared.store;
         match store.recover_file(place, source, name) {
-            Err(e) if is(&e, libc::EXDEV) && stat.is(libc::S_IFREG) => {
-                let mut file = store.open_file(source, name, libc::O_RDONLY)?;
-                store.recover_bytes(place, &mut file)?;
-                self.remove(dir, name, stat)?;
+            Err(e) if is(&e, libc::EXDEV) => {
+                if stat.is(libc::S_IFREG) {
+                    let mut file = store.open_file(source, name, libc::O_RDONLY)?;
+                    store.recover_bytes(place, &mut file)?;
+                } else {
+                    store.recover(place, |to, new| copy::special(source, name, stat, to, new))?;
+                }
+                match same(&sys::stat_at(source, name)?, stat) {
+                    true => sys::unlink_at(source, name)?,
+                    false => self.changed = true,
+                }
             }
             done => drop(done?),
         }
@@ -556,51 +565,82 @@ impl Migration {
                 Ok(stat) => self.copied(dir, name, &stat, place)?,
                 Err(e) if is(&e, libc::EAGAIN) || is(&e, libc::EEXIST) => self.changed = true,
                 Err(e) if is(&e, libc::ENOENT) => {}
-                Err(e) if is(&e, libc::ENOSPC) || is(&e, libc::EDQUOT) => return Err(e),
+                Err(e) if is_full(&e) => return Err(e),
                 Err(e) => self.taken.failures.push((dir.join(name), e)),
             }
         }
         let batch = std::mem::take(&mut self.batch);
+        // Before anything is removed: that changes the times of the source.
+        for (dir, was) in &batch.left {
+            if let Some(was) = was
+                && let Err(e) = self.finish_dir(dir, was)
+            {
+                self.taken.failures.push((dir.clone(), e));
+            }
+        }
         for dir in &batch.unsynced {
             sync_dir(self.shared.store.dir(dir)?.as_fd())?;
         }
         for (dir, name, stat) in &batch.removals {
-            let source = self.source(dir)?;
-            match sys::stat_at(source.as_fd(), name) {
-                Ok(now) if same(&now, stat) => sys::unlink_at(source.as_fd(), name)?,
-                Ok(_) => self.changed = true,
-                Err(_) => {}
+            match self.remove_now(dir, name, stat) {
+                // Somebody else has removed it.
+                Err(e) if is(&e, libc::ENOENT) => {}
+                Err(e) if is_full(&e) => return Err(e),
+                Err(e) => self.taken.failures.push((dir.join(name), e)),
+                Ok(()) => {}
             }
         }
-        for (dir, made) in batch.left {
-            if let Err(e) = self.leave_dir(&dir, made) {
-                self.taken.failures.push((dir, e));
+        for (dir, ..) in &batch.removals {
+            self.drop_aside(dir);
+        }
+        if self.how != How::Import {
+            for (dir, _) in batch.left {
+                match self.leave_dir(&dir) {
+                    // Because of what could not be taken, or because something new has come.
+                    Err(e) if is(&e, libc::ENOTEMPTY) || is(&e, libc::EEXIST) => {
+                        let failed = &self.taken.failures;
+                        self.changed |= !failed.iter().any(|(path, _)| path.starts_with(&dir));
+                    }
+                    Err(e) if is(&e, libc::ENOENT) => {}
+                    Err(e) => self.taken.failures.push((dir, e)),
+                    Ok(()) => {}
+                }
             }
         }
         Ok(())
     }
 
-    /// The last step for a source directory: its copy looks like it, and it goes if it is empty.
-    fn leave_dir(&self, dir: &Path, made: bool) -> io::Result<()> {
+    /// Removes a source file that has a durable copy. A client may be writing to it at this moment: it
+    /// goes aside first, and what has come since the copy was made is taken too.
+    fn remove_now(&mut self, dir: &Path, name: &OsStr, stat: &Stat) -> io::Result<()> {
+        let path = dir.join(name);
+        let aside = self.put_aside(dir, name)?;
+        let store = &self.shared.store;
+        let quiet = !stat.is(libc::S_IFREG)
+            || merge::wait_for_writers(&store.open_file(aside.as_fd(), name, libc::O_RDONLY)?);
+        if quiet && same(&sys::stat_at(aside.as_fd(), name)?, stat) {
+            return sys::unlink_at(aside.as_fd(), name);
+        }
+        self.finish_aside_entry(&path)
+    }
+
+    /// Makes a new directory look like the one it is a copy of, when everything is inside.
+    fn finish_dir(&self, dir: &Path, was: &Stat) -> io::Result<()> {
         let source = File::from(self.source(dir)?);
-        if made {
-            let path = self.to.join(dir);
-            let flags = libc::O_RDONLY | libc::O_DIRECTORY;
-            let copy = sys::open_beneath(self.shared.store.root(), path.as_os_str(), flags)?;
-            let copy = File::from(copy);
-            carry_attributes(&source, &copy)?;
-            carry_times(&source, &copy)?;
+        let path = self.to.join(dir);
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+        let copy = sys::open_beneath(self.shared.store.root(), path.as_os_str(), flags)?;
+        let copy = File::from(copy);
+        carry_attributes(&source, &copy)?;
+        sys::utimens(&copy, SetTime::At(was.atime), SetTime::At(was.mtime))
+    }
+
+    /// Removes a source directory if it is empty.
+    fn leave_dir(&self, dir: &Path) -> io::Result<()> {
+        match (dir.parent(), dir.file_name()) {
+            (Some(parent), Some(name)) => sys::rmdir_at(self.source(parent)?.as_fd(), name),
+            _ => Ok(()),
         }
-        if self.how == How::Import {
-            return Ok(());
-        }
-        if let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) {
-            match sys::rmdir_at(self.source(parent)?.as_fd(), name) {
-                Err(e) if is(&e, libc::ENOTEMPTY) || is(&e, libc::EEXIST) => {}
-                removed => removed?,
-            }
-        }
-        Ok(())
     }
 
     /// Copies all jobs; what came of each, in no order.
@@ -725,15 +765,25 @@ impl Migration {
     }
 }
 
-/// The names in a directory, in order: what is done can be foretold and repeated. A session's plain
-/// form comes before its compressed one, and its sidecar after.
+/// Whether the remaining entries would meet this error too.
+fn is_full(e: &io::Error) -> bool {
+    [libc::ENOSPC, libc::EDQUOT, libc::EROFS]
+        .iter()
+        .any(|code| is(e, *code))
+}
+
+/// Whether a name in the source's top directory is the cellar's.
+fn is_own(name: &OsStr) -> bool {
+    name == OWN || name == PART || name.as_encoded_bytes().starts_with(ASIDE.as_bytes())
+}
+
+/// The names in a directory, in order: what is done can be foretold and repeated. A session's packed
+/// form comes before the plain one beside it, and sidecars come last.
 fn sorted(dir: BorrowedFd) -> io::Result<Vec<OsString>> {
     let mut names: Vec<OsString> = sys::read_dir(dir)?.into_iter().map(|e| e.name).collect();
-    names.sort_by_key(|name| {
-        (
-            name.as_encoded_bytes().ends_with(b".jsonl.meta"),
-            name.clone(),
-        )
+    names.sort_by_cached_key(|name| match visible_name(name) {
+        Some(visible) => (false, visible.to_owned(), visible == name),
+        None => (true, name.clone(), true),
     });
     Ok(names)
 }

@@ -76,9 +76,11 @@ impl Source {
             )));
         }
         let inventory = inventory(&dir).map_err(|e| cannot(&e))?;
-        // The sessions of one project, without its directory.
-        let to = match is_flat(&dir).map_err(|e| cannot(&e))? {
-            true => from.file_name().map(PathBuf::from).unwrap_or_default(),
+        // The sessions of one project, without its directory. `.` has no name of its own.
+        let name = from.file_name().or(dir.file_name());
+        let projects = dir == paths::resolve(&config.mount_dir);
+        let to = match !projects && is_flat(&dir).map_err(|e| cannot(&e))? {
+            true => name.map(PathBuf::from).unwrap_or_default(),
             false => PathBuf::new(),
         };
         Ok(Source { dir, to, inventory })

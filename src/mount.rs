@@ -6,7 +6,8 @@
 //!
 //! What the client wrote while nothing was mounted lies beneath the mountpoint. With `--adopt` it is
 //! taken into the store before the mount, and what came in the moment between is taken after it,
-//! through a descriptor of the directory that was opened before it was covered.
+//! through a descriptor of the directory that was opened before it was covered. Requests wait for
+//! that, so that lines stay in the order in which they were written.
 //!
 //! Ending never waits for clients. A mount that is in use is detached, requests under way get
 //! `GRACE` to finish, and the process ends. Two handles of the FUSE library are not used for
@@ -164,14 +165,18 @@ impl Daemon<'_> {
         tuning::apply();
         let beneath = File::open(&self.mount_dir).map_err(|error| cannot("cannot open", error))?;
         let shared = self.open_store()?;
-        self.adopt(&shared, &beneath)?;
+        // What cannot be taken in is tried again below, and told there.
+        let _ = self.adopt(&shared, &beneath)?;
         let (session, sealer) = self.mount(shared.clone())?;
         let device = mounts::at(&self.mount_dir)
             .map_err(|error| cannot("cannot find the mount", error))?
             .map(|mount| mount.device);
 
         // What came between the first look and the mount, before anything is appended behind it.
-        self.adopt(&shared, &beneath)?;
+        for (path, error) in self.adopt(&shared, &beneath)? {
+            let path = self.mount_dir.join(path);
+            log::error!("{}: cannot be taken in: {error}", path.display());
+        }
         drop((shared, beneath));
         sealer.start();
         let background = session
@@ -197,10 +202,14 @@ impl Daemon<'_> {
     }
 
     /// Takes in what lies beneath the mountpoint. What cannot be taken in must not keep the sessions
-    /// away that can be served: it stays where it is, and the log names it.
-    fn adopt(&self, shared: &Arc<Shared>, beneath: &File) -> Result<(), Failure> {
+    /// away that can be served: it stays where it is and is returned.
+    fn adopt(
+        &self,
+        shared: &Arc<Shared>,
+        beneath: &File,
+    ) -> Result<Vec<(PathBuf, io::Error)>, Failure> {
         if !self.how.adopt {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let cannot = |error| Failure::at("cannot adopt what lies in", &self.mount_dir, error);
         let top = beneath.try_clone().map_err(cannot)?;
@@ -215,11 +224,7 @@ impl Daemon<'_> {
         if taken.entries + taken.merged + taken.recovered > 0 {
             log::info!("took in what lay beneath the mountpoint: {taken}");
         }
-        for (path, error) in taken.failures {
-            let path = self.mount_dir.join(path);
-            log::error!("{}: cannot be taken in: {error}", path.display());
-        }
-        Ok(())
+        Ok(taken.failures)
     }
 
     fn mount(&self, shared: Arc<Shared>) -> Result<(Session<CellarFs>, Sealer), Failure> {

@@ -248,11 +248,18 @@ impl Session {
         self.store().apply_sidecar(dir, &place.name)?;
         let stored = self.store().stored_name(&place.name, Form::Packed)?;
         let file = self.store().open_file(dir, &stored, libc::O_RDONLY)?;
-        let stat = sys::fstat(&file)?;
-        let index = frames::index(&file, stat.size)?;
-        if index.torn == 0 && index.lost_at.is_none() {
-            Hint::from(index.ends).set(file.as_fd());
-        }
+        // It may have grown since it was found, and may grow while it is walked.
+        let mut stat = sys::fstat(&file)?;
+        let index = loop {
+            let index = frames::index(&file, stat.size)?;
+            if index.torn == 0 && index.lost_at.is_none() {
+                Hint::from(index.ends).set(file.as_fd());
+            }
+            let size = std::mem::replace(&mut stat, sys::fstat(&file)?).size;
+            if stat.size == size {
+                break index;
+            }
+        };
         let known = Known {
             stamp: Stamp::of(&stat),
             ends: index.ends,
@@ -321,24 +328,32 @@ impl Session {
             unsynced_name: true,
             ..State::default()
         };
-        let mut ends = Ends::default();
-        if form == Form::Packed {
-            ends = write::begin(&file)?;
-            stat = sys::fstat(&file)?;
-            st.index = Some(Index {
-                ends,
-                ..Index::default()
-            });
+        let body = Body::open(file, form, true);
+        st.body = Some(body.clone());
+        if form == Form::Raw {
+            st.changed(&stat, &stat, Ends::default());
         }
-        st.known = Some(Known {
-            stamp: Stamp::of(&stat),
-            ends,
-            torn: 0,
-            foreign: false,
-        });
+        // Another host may be writing to it already; then it begins with that.
+        if form == Form::Packed && self.store().try_lock_file(&body.file)? {
+            let locked = Locked {
+                store: self.store(),
+                stat: sys::fstat(&body.file)?,
+                body: body.clone(),
+            };
+            if locked.stat.size == 0 {
+                let ends = write::begin(&body.file)?;
+                stat = sys::fstat(&body.file)?;
+                st.changed(&locked.stat, &stat, ends);
+                st.index = Some(Index {
+                    ends,
+                    ..Index::default()
+                });
+            }
+        }
         st.cached_pages = Some(Stamp::of(&stat));
-        st.body = Some(Body::open(file, form, true));
-        stat.size = 0;
+        if form == Form::Packed {
+            stat.size = self.known(&mut st, &body, &stat)?.ends.logical;
+        }
         Ok(stat)
     }
 
@@ -398,10 +413,12 @@ impl Session {
         let Some(body) = st.body.clone() else {
             return self.reopen(st, place, false);
         };
-        let stat = sys::fstat(&body.file)?;
-        let replaced = !st.unlinked
-            && (stat.nlink == 0
-                || (self.store().is_network() && self.replaced_by_name(place, &body, &stat)?));
+        let stat = match sys::fstat(&body.file) {
+            Err(e) if lost(&e) && !st.unlinked => return self.reopen(st, place, body.writable),
+            stat => stat?,
+        };
+        let replaced =
+            !st.unlinked && (stat.nlink == 0 || self.replaced_elsewhere(place, &body, &stat)?);
         if replaced {
             self.reopen(st, place, body.writable)
         } else {
@@ -409,7 +426,30 @@ impl Session {
         }
     }
 
-    /// On a network file system a replaced file may look alive through its descriptor.
+    /// On a network file system a replaced file may look alive through its descriptor. One that another
+    /// host has moved away is alive, and its descriptors stay with it.
+    fn replaced_elsewhere(
+        &self,
+        place: Option<&Place>,
+        body: &Body,
+        stat: &Stat,
+    ) -> io::Result<bool> {
+        if !self.store().is_network() {
+            return Ok(false);
+        }
+        match self.replaced_by_name(place, body, stat) {
+            Ok(false) => return Ok(false),
+            Err(e) if !is(&e, libc::ENOENT) => return Err(e),
+            _ => {}
+        }
+        match sys::refresh(&body.file).and_then(|()| sys::fstat(&body.file)) {
+            Err(e) if lost(&e) => Ok(true),
+            Err(e) => Err(e),
+            Ok(now) => Ok(now.nlink == 0 || self.superseded(place, body, &now)?),
+        }
+    }
+
+    /// The name stands for another file than this one.
     fn replaced_by_name(
         &self,
         place: Option<&Place>,
@@ -467,25 +507,58 @@ impl Session {
         st.index.as_mut().ok_or_else(|| errno(libc::EIO))
     }
 
-    /// The open store file, locked against other hosts and certainly the present one.
+    /// The open store file, locked against other hosts and certainly the present one. Under the lock
+    /// the file itself tells whether it was replaced; if it lives on under another name, that is where
+    /// its descriptors write, and not to a file that has its old name now.
     fn lock_current(&self, st: &mut State, place: Option<&Place>) -> io::Result<Locked<'_>> {
+        let mut tries = 2;
         loop {
-            let (body, stat) = match &st.body {
-                Some(body) if !body.writable => self.reopen(st, place, true)?,
-                _ => self.current(st, place)?,
+            let body = match &st.body {
+                Some(body) if body.writable => body.clone(),
+                _ => self.reopen(st, place, true)?.0,
             };
-            self.store().lock_file(&body.file)?;
-            let mut locked = Locked {
+            match self.store().lock_file(&body.file) {
+                // The server does not know the file, or the descriptor, any more.
+                Err(e) if tries > 0 && !st.unlinked && lost(&e) => {
+                    tries -= 1;
+                    self.reopen(st, place, true)?;
+                    continue;
+                }
+                done => done?,
+            }
+            let locked = Locked {
                 store: self.store(),
+                stat: sys::fstat(&body.file)?,
                 body,
-                stat,
             };
-            let (now, stat) = self.current(st, place)?;
-            if Arc::ptr_eq(&now, &locked.body) {
-                locked.stat = stat;
+            let replaced = !st.unlinked
+                && (locked.stat.nlink == 0
+                    || self.superseded(place, &locked.body, &locked.stat)?);
+            if !replaced {
+                if st.known.is_some_and(|known| known.torn > 0) {
+                    // Without the lock an append that is under way looks like one that was cut short.
+                    (st.known, st.index) = (None, None);
+                }
                 return Ok(locked);
             }
+            drop(locked);
+            self.reopen(st, place, true)?;
         }
+    }
+
+    /// Another host was killed after it had put a raw file beside this packed one, which is now hidden.
+    fn superseded(&self, place: Option<&Place>, body: &Body, stat: &Stat) -> io::Result<bool> {
+        let Some(place) = place.filter(|_| self.store().is_network() && body.form == Form::Packed)
+        else {
+            return Ok(false);
+        };
+        let dir = self.store().dir(&place.dir)?;
+        if sys::stat_at(dir.as_fd(), &place.name).is_err() {
+            return Ok(false);
+        }
+        let own = self.store().stored_name(&place.name, Form::Packed)?;
+        let own = sys::stat_at(dir.as_fd(), &own);
+        Ok(own.is_ok_and(|own| (own.dev, own.ino) == (stat.dev, stat.ino)))
     }
 
     /// Runs `work` with the file open for writing, closing it again if nobody else has it open.
@@ -628,6 +701,11 @@ impl State {
     }
 }
 
+/// A server has lost what a descriptor stands for; the file is there when it is opened anew.
+fn lost(error: &io::Error) -> bool {
+    is(error, libc::ESTALE) || is(error, libc::EBADFD)
+}
+
 /// The attributes to show for a store file that has been replaced by an equal one.
 fn show(mut stat: Stat, shown_ctime: Option<(Time, Time)>) -> Stat {
     if let Some((store, shown)) = shown_ctime
@@ -648,5 +726,61 @@ struct Locked<'a> {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.store.unlock_file(&self.body.file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// A store with a project, removed at the end.
+    struct Fresh {
+        shared: Arc<Shared>,
+        dir: PathBuf,
+    }
+
+    impl Drop for Fresh {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+
+    fn fresh() -> Fresh {
+        let name = format!("cellar-session-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        let store = Store::open(&dir, false, false).unwrap();
+        std::fs::create_dir(dir.join("p")).unwrap();
+        let shared = Arc::new(Shared::new(store));
+        Fresh { shared, dir }
+    }
+
+    #[test]
+    fn a_look_from_before_an_append_has_ended_tears_nothing() {
+        let fresh = fresh();
+        let store = &fresh.shared.store;
+        let session = Session::new(fresh.shared.clone());
+        let (dir, name) = ("p".into(), "x.jsonl".into());
+        let place = Place { dir, name };
+        let at = || Some(place.clone());
+        let dir = store.dir(&place.dir).unwrap();
+        let path = fresh.dir.join("p/x.jsonl.zst");
+        let file = File::create_new(&path).unwrap();
+        drop(file);
+        let file = store.open_file(dir.as_fd(), OsStr::new("x.jsonl.zst"), libc::O_RDWR);
+        session.created(file.unwrap(), Form::Packed).unwrap();
+        let line = b"0123456789".repeat(5);
+        session.write(&at, 0, &line, true, false).unwrap();
+        session.close().unwrap();
+        // What somebody saw while half of the frame was written.
+        let mut found = store.find(dir.as_fd(), &place.name).unwrap();
+        found.stat.size -= 40;
+        session.attributes(dir.as_fd(), &place, found).unwrap();
+        session.open(&at, true, false).unwrap();
+        session.write(&at, 0, b"end", true, false).unwrap();
+        let want = [line.as_slice(), b"end"].concat();
+        assert_eq!(session.read(&at, 0, 100).unwrap(), want);
+        let stat = session.open_attributes(&at).unwrap().unwrap();
+        assert_eq!(stat.size, want.len() as u64);
     }
 }

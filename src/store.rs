@@ -263,13 +263,23 @@ impl Store {
     /// Keeps bytes that have no place any more in `.cellar/recovered`, durably; half of them are not
     /// kept.
     pub fn recover_bytes(&self, place: &Place, bytes: &mut dyn io::Read) -> io::Result<OsString> {
+        self.recover(place, |dir, name| {
+            let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+            let mut file: File = sys::open_at(dir, name, flags, 0o600)?.into();
+            io::copy(bytes, &mut file)?;
+            file.flush()?;
+            file.sync_all()
+        })
+    }
+
+    /// Keeps what `make` makes in `.cellar/recovered`, durably.
+    pub fn recover(
+        &self,
+        place: &Place,
+        make: impl FnOnce(BorrowedFd, &OsStr) -> io::Result<()>,
+    ) -> io::Result<OsString> {
         let name = self.recovered_name(place);
-        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
-        let mut file: File = sys::open_at(self.recovered.as_fd(), &name, flags, 0o600)?.into();
-        let written = io::copy(bytes, &mut file)
-            .and_then(|_| file.flush())
-            .and_then(|()| file.sync_all());
-        if let Err(e) = written {
+        if let Err(e) = make(self.recovered.as_fd(), &name) {
             let _ = sys::unlink_at(self.recovered.as_fd(), &name);
             return Err(e);
         }
@@ -312,13 +322,12 @@ impl Store {
         stored: &OsStr,
     ) -> io::Result<OsString> {
         let name = self.recovered_name(place);
-        sys::rename_at(
-            dir,
-            stored,
-            self.recovered.as_fd(),
-            &name,
-            libc::RENAME_NOREPLACE,
-        )?;
+        let to = self.recovered.as_fd();
+        match sys::rename_at(dir, stored, to, &name, libc::RENAME_NOREPLACE) {
+            // Not every file system has the flag; nobody else uses the name.
+            Err(e) if is(&e, libc::EINVAL) => sys::rename_at(dir, stored, to, &name, 0)?,
+            moved => moved?,
+        }
         sync_dir(self.recovered.as_fd())?;
         log::warn!(
             "{}: moved {} to {OWN}/recovered/{}",
@@ -342,24 +351,36 @@ impl Store {
         name
     }
 
-    /// Locks a store file against other hosts while it is changed. Where the file system has no
-    /// locks the store is used alone, which the log says once.
+    /// Locks a store file against other hosts while it is changed; what the kernel remembers of its
+    /// size is from before, so it asks again. Where the file system has no locks the store is used
+    /// alone, which the log says once.
     pub fn lock_file(&self, file: &File) -> io::Result<()> {
-        if !self.locks_work.load(Ordering::Relaxed) {
+        if self.try_lock_file(file)? {
             return Ok(());
         }
-        let held = match sys::ofd_lock(file, libc::F_WRLCK, false) {
-            Err(e) if is(&e, libc::EAGAIN) || is(&e, libc::EACCES) => {
-                pool::slow()?;
-                sys::ofd_lock(file, libc::F_WRLCK, true)
-            }
-            done => done,
-        };
+        pool::slow()?;
+        let held = sys::ofd_lock(file, libc::F_WRLCK, true);
+        self.locked(file, held)
+    }
+
+    /// The same without waiting; false if another host has the lock.
+    pub fn try_lock_file(&self, file: &File) -> io::Result<bool> {
+        if !self.locks_work.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        match sys::ofd_lock(file, libc::F_WRLCK, false) {
+            Err(e) if is(&e, libc::EAGAIN) || is(&e, libc::EACCES) => Ok(false),
+            held => self.locked(file, held).map(|()| true),
+        }
+    }
+
+    fn locked(&self, file: &File, held: io::Result<()>) -> io::Result<()> {
         match held {
             Err(e) if is(&e, libc::ENOLCK) || is(&e, libc::EOPNOTSUPP) || is(&e, libc::ENOSYS) => {
                 self.no_locks();
                 Ok(())
             }
+            Ok(()) if self.network => sys::refresh(file).inspect_err(|_| self.unlock_file(file)),
             done => done,
         }
     }

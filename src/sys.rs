@@ -100,6 +100,24 @@ pub fn fstat(fd: impl AsFd) -> io::Result<Stat> {
     }
 }
 
+/// Has the kernel ask a network file system for the attributes of a file, whatever it remembers.
+pub fn refresh(fd: impl AsFd) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC;
+    let mask = libc::STATX_BASIC_STATS;
+    // SAFETY: `statx` is plain data and is filled by the call; the empty name is NUL-terminated.
+    unsafe {
+        let mut s: libc::statx = std::mem::zeroed();
+        check(libc::statx(
+            fd.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            mask,
+            &raw mut s,
+        ))?;
+    }
+    Ok(())
+}
+
 /// `stat` of one name in a directory, never through a symbolic link.
 pub fn stat_at(dir: BorrowedFd, name: &OsStr) -> io::Result<Stat> {
     let name = c(name)?;

@@ -204,3 +204,54 @@ fn a_session_that_its_owner_may_only_read_is_sealed_too() {
     let output = shell(&mount, "seq 3000 | cmp - p/s.jsonl && stat -c %a p/s.jsonl");
     assert_eq!(said(&output), "400\n");
 }
+
+#[test]
+fn an_ordinary_user_adopts_what_lies_beneath() {
+    let user = User::new("adopt");
+    for across in [false, true] {
+        let mut mount = Mount::prepare("user-adopt").seal_after(u32::MAX).adopting();
+        if !mount.has_store() {
+            return;
+        }
+        if across {
+            mount = mount.beneath_on_tmpfs();
+        }
+        mount = mount.owned_by(&user.0);
+        let write = "mkdir -p p/id/subagents p/empty && echo one > p/s.jsonl && echo a > p/id/subagents/a.jsonl && \
+                     echo closed > p/closed.jsonl && chmod 0 p/closed.jsonl && echo read > p/read.jsonl && \
+                     chmod 400 p/read.jsonl && ln -s s.jsonl p/link && mkfifo p/fifo && ln p/s.jsonl p/other.jsonl && \
+                     touch -d @1600000000 p/read.jsonl p/empty";
+        let list = "cat p/s.jsonl p/id/subagents/a.jsonl p/read.jsonl p/other.jsonl p/link; find . -mindepth 1 \
+                    -printf '%P %M %n %u %l\\n' | sort; stat -c %Y p/read.jsonl; chmod 400 p/closed.jsonl && cat p/closed.jsonl; \
+                    chmod 0 p/closed.jsonl";
+        let done = shell(&mount, write);
+        assert!(done.status.success(), "{}", said(&done));
+        let want = said(&shell(&mount, list));
+        assert!(want.contains("one\na\nread\none\none\n"), "{want}");
+        mount.mount();
+        assert_eq!(said(&shell(&mount, list)), want, "across: {across}");
+
+        mount.kill9();
+        // What the client does until somebody mounts again.
+        let detached = mount
+            .command_of(Path::new("/bin/fusermount3"))
+            .arg("-uz")
+            .arg(mount.path(""))
+            .output()
+            .unwrap();
+        assert!(detached.status.success(), "{}", said(&detached));
+        let more =
+            "mkdir -p p && echo two >> p/s.jsonl && echo x > p/new.jsonl && chmod 0 p/new.jsonl";
+        let done = shell(&mount, more);
+        assert!(done.status.success(), "{}", said(&done));
+        mount.mount();
+        let done = shell(
+            &mount,
+            "cat p/s.jsonl; chmod 600 p/new.jsonl && cat p/new.jsonl",
+        );
+        assert_eq!(said(&done), "one\ntwo\nx\n", "across: {across}");
+        let output = mount.run(&["umount"]);
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(said(&shell(&mount, "ls -A")), "", "across: {across}");
+    }
+}

@@ -18,6 +18,7 @@ macro_rules! promises {
 
 promises! {
     appends:
+        a_look_at_a_session_while_it_is_written_takes_nothing_from_it
         appends_from_both_hosts_to_different_sessions_lose_nothing
         appends_from_both_hosts_to_one_session_lose_nothing
         both_hosts_creating_one_session_at_once_lose_no_line
@@ -29,6 +30,7 @@ promises! {
         a_raw_session_overwritten_during_the_other_hosts_seal_keeps_the_new_bytes
         a_session_truncated_to_nothing_is_what_is_written_after
         an_atomic_save_keeps_its_bytes_and_the_other_hosts_later_lines
+        an_older_form_beside_a_raw_session_is_kept_aside
         each_host_sees_the_others_changes_within_the_attribute_timeout
         frames_cached_by_one_host_are_not_shown_for_the_others;
     races:

@@ -15,18 +15,20 @@ pub fn same(now: &Stat, then: &Stat) -> bool {
     (now.dev, now.ino, now.size, now.mtime) == (then.dev, then.ino, then.size, then.mtime)
 }
 
-/// Where the copies of files with several links are.
+/// Where the copies of files with several links are, and what was copied.
 #[derive(Default)]
-pub struct Links(HashMap<(u64, u64), Place>);
+pub struct Links(HashMap<(u64, u64), (Stat, Place)>);
 
 impl Links {
-    /// The store file that is this one's copy.
+    /// The store file that is this one's copy. A file that has changed, or another that got the
+    /// number of one that is gone, has none.
     pub fn get(&self, stat: &Stat) -> Option<&Place> {
-        self.0.get(&(stat.dev, stat.ino))
+        let (was, place) = self.0.get(&(stat.dev, stat.ino))?;
+        same(stat, was).then_some(place)
     }
 
     pub fn put(&mut self, stat: &Stat, stored: Place) {
-        self.0.insert((stat.dev, stat.ino), stored);
+        self.0.insert((stat.dev, stat.ino), (*stat, stored));
     }
 }
 
@@ -73,13 +75,19 @@ fn cut_short(error: io::Error) -> io::Error {
 }
 
 /// Makes a link, pipe, socket or device that is like another.
-pub fn special(from: BorrowedFd, to: BorrowedFd, name: &OsStr, stat: &Stat) -> io::Result<()> {
+pub fn special(
+    from: BorrowedFd,
+    name: &OsStr,
+    stat: &Stat,
+    to: BorrowedFd,
+    new: &OsStr,
+) -> io::Result<()> {
     if stat.is(libc::S_IFLNK) {
-        sys::symlink_at(&sys::readlink_at(from, name)?, to, name)?;
+        sys::symlink_at(&sys::readlink_at(from, name)?, to, new)?;
     } else {
-        sys::mknod_at(to, name, stat.mode, stat.rdev)?;
+        sys::mknod_at(to, new, stat.mode, stat.rdev)?;
     }
-    let made = sys::open_at(to, name, libc::O_PATH, 0)?;
+    let made = sys::open_at(to, new, libc::O_PATH, 0)?;
     match sys::chown(&made, Some(stat.uid), Some(stat.gid)) {
         // Only root may give files away.
         Err(e) if is(&e, libc::EPERM) => {}

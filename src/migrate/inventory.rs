@@ -1,7 +1,7 @@
 //! What a directory of sessions holds, before anything is done to it.
 
-use super::ASIDE;
-use crate::names::{OWN, is_session, visible_name};
+use super::{FLAT, is_own};
+use crate::names::{is_session, visible_name};
 use crate::size;
 use crate::sys;
 use std::fmt;
@@ -49,9 +49,13 @@ impl fmt::Display for Inventory {
     }
 }
 
-/// Whether a directory is one project's: it has sessions itself, and no directory in it has.
+/// Whether a directory is one project's: it has sessions itself, and no directory in it has. One that
+/// was taken as such still is when what is left of it does not show it any more.
 pub fn is_flat(dir: &Path) -> io::Result<bool> {
     let top = File::open(dir)?;
+    if sys::stat_at(top.as_fd(), FLAT.as_ref()).is_ok() {
+        return Ok(true);
+    }
     let has_sessions = |dir: BorrowedFd| -> io::Result<bool> {
         let mut names = sys::read_dir(dir)?.into_iter().map(|e| e.name);
         Ok(names.any(|name| visible_name(&name).is_some_and(is_session)))
@@ -83,7 +87,7 @@ pub fn inventory(dir: &Path) -> io::Result<Inventory> {
 
 fn count(dir: BorrowedFd, top: bool, counted: &mut Inventory) -> io::Result<()> {
     for entry in sys::read_dir(dir)? {
-        if top && [OWN, ASIDE].iter().any(|own| entry.name == *own) {
+        if top && is_own(&entry.name) {
             continue;
         }
         let Ok(stat) = sys::stat_at(dir, &entry.name) else {

@@ -9,27 +9,29 @@
 //!
 //! A kill must neither lose the fragment nor append it twice, and the client may be writing to it at
 //! this moment. So it is first moved aside, where nobody opens it any more, and the last writer is
-//! waited for. Then the plan (which bytes come after which size of the session) is written down,
+//! waited for; a program that keeps it open gets it back, for another time. Then the plan (which bytes come after which size of the session) is written down,
 //! synced, and carried out; whoever finds a plan looks how much of it has been done and does the rest.
 
-use super::{ASIDE, How, Migration, sorted};
+use super::{ASIDE, How, Migration, is_full, sorted};
 use crate::frames::{self, Index};
 use crate::names::{Form, Place, is_session, visible_name};
-use crate::rewrite::{Content, Reader};
+use crate::rewrite::{Content, Reader, compare};
 use crate::session::Session;
 use crate::store::{Found, sync_dir};
 use crate::sys::{self, SetTime, Stat, Time, errno, is};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// In the source's top directory, beside [`ASIDE`].
-pub const PLAN: &str = ".cellar-adopting.plan";
+/// In the source's top directory, beside [`ASIDE`]: what is being done.
+const PLAN: &str = ".cellar-adopting.plan";
+/// A plan that is being written.
+const DRAFT: &str = ".cellar-adopting.draft";
 
 const CHUNK: usize = 1 << 20;
 /// A client has its file open for the time of one write.
@@ -201,16 +203,35 @@ impl Migration {
         found: &Found,
     ) -> io::Result<()> {
         if !found.stat.is(libc::S_IFREG) {
-            return self.recover(source, dir, name, stat, place);
+            return self.recover(source, name, stat, place);
         }
         if self.how == How::Import {
             return self.import(source, name, place);
         }
-        let aside = Path::new(ASIDE).join(dir);
-        self.make_aside(&aside)?;
-        let to = self.source(&aside)?;
-        sys::rename_at(source, name, to.as_fd(), name, libc::RENAME_NOREPLACE)?;
+        if name != place.name {
+            // Its time is the fragment's own by now, and must not become the session's.
+            self.shared.store.drop_sidecar(source, &place.name);
+        }
+        self.put_aside(dir, name)?;
         self.merge_aside(&dir.join(name))
+    }
+
+    /// Clears the packed form away that a killed change of form left beside a session.
+    pub(super) fn settle(
+        &mut self,
+        source: BorrowedFd,
+        name: &OsStr,
+        stat: &Stat,
+        place: &Place,
+    ) -> io::Result<()> {
+        let equal = self.fragment(source, name, place).and_then(|packed| {
+            let raw = self.fragment(source, &place.name, place)?;
+            compare(packed.content()?, raw.content()?)
+        });
+        match equal {
+            Ok(true) if self.how != How::Import => sys::unlink_at(source, name),
+            _ => self.recover(source, name, stat, place),
+        }
     }
 
     /// Ends what an earlier run was killed in.
@@ -227,8 +248,10 @@ impl Migration {
                 if let Some(plan) = Plan::decode(&bytes) {
                     self.carry_out(plan)?;
                 }
-                sys::unlink_at(self.top.as_fd(), OsStr::new(PLAN))?;
             }
+        }
+        for name in [PLAN, DRAFT] {
+            self.forget(name)?;
         }
         self.finish_aside(Path::new(""))
     }
@@ -243,14 +266,48 @@ impl Migration {
             if sys::stat_at(aside.as_fd(), &name)?.is(libc::S_IFDIR) {
                 self.finish_aside(&path)?;
             } else {
-                self.merge_aside(&path)?;
+                self.finish_aside_entry(&path)?;
             }
         }
         self.drop_aside(dir);
         Ok(())
     }
 
-    fn make_aside(&self, dir: &Path) -> io::Result<()> {
+    /// Goes on with what lies aside: a session is merged, anything else is taken once more.
+    pub(super) fn finish_aside_entry(&mut self, path: &Path) -> io::Result<()> {
+        let (aside, name, _) = self.aside(path)?;
+        let session = visible_name(&name).is_some_and(is_session);
+        if session && sys::stat_at(aside.as_fd(), &name)?.is(libc::S_IFREG) {
+            return self.merge_aside(path);
+        }
+        self.changed = true;
+        self.give_back(path)
+    }
+
+    /// Moves a source entry to where nobody opens it any more; returns that directory.
+    pub(super) fn put_aside(&self, dir: &Path, name: &OsStr) -> io::Result<OwnedFd> {
+        let aside = Path::new(ASIDE).join(dir);
+        self.make_source(&aside)?;
+        let (source, to) = (self.source(dir)?, self.source(&aside)?);
+        let flags = libc::RENAME_NOREPLACE;
+        sys::rename_at(source.as_fd(), name, to.as_fd(), name, flags)?;
+        Ok(to)
+    }
+
+    /// Moves what lies aside back to where it was.
+    fn give_back(&mut self, path: &Path) -> io::Result<()> {
+        let (aside, name, _) = self.aside(path)?;
+        let dir = path.parent().unwrap_or(Path::new(""));
+        self.make_source(dir)?;
+        let (to, flags) = (self.source(dir)?, libc::RENAME_NOREPLACE);
+        match sys::rename_at(aside.as_fd(), &name, to.as_fd(), &name, flags) {
+            Err(e) if is(&e, libc::EEXIST) => self.keep(path),
+            moved => moved,
+        }
+    }
+
+    /// Makes a directory of the source, and those above it.
+    fn make_source(&self, dir: &Path) -> io::Result<()> {
         let mut made = PathBuf::new();
         for name in dir {
             match sys::mkdir_at(self.source(&made)?.as_fd(), name, 0o700) {
@@ -262,7 +319,7 @@ impl Migration {
     }
 
     /// Removes a directory of what was moved aside, and those above it, if they are empty.
-    fn drop_aside(&self, dir: &Path) {
+    pub(super) fn drop_aside(&self, dir: &Path) {
         let path = Path::new(ASIDE).join(dir);
         for dir in path.ancestors() {
             let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
@@ -284,12 +341,12 @@ impl Migration {
             Some(plan) => self.carry_out(plan),
             None => Ok(()),
         }) {
-            Err(e)
-                if [libc::ENOSPC, libc::EDQUOT, libc::EROFS]
-                    .iter()
-                    .any(|c| is(&e, *c)) =>
-            {
-                return Err(e);
+            Err(e) if is_full(&e) => return Err(e),
+            Err(e) if is(&e, libc::EBUSY) => {
+                // What it will write must not end where nobody looks.
+                self.give_back(path)?;
+                let reason = io::Error::other("a program has it open for writing");
+                self.taken.failures.push((path.to_owned(), reason));
             }
             Err(e) => {
                 log::error!("{}: not merged: {e}", path.display());
@@ -302,7 +359,7 @@ impl Migration {
     }
 
     /// The fragment's parts of a path: where it lies, its name, its place in the store.
-    fn aside(&self, path: &Path) -> io::Result<(std::os::fd::OwnedFd, OsString, Place)> {
+    fn aside(&self, path: &Path) -> io::Result<(OwnedFd, OsString, Place)> {
         let dir = path.parent().unwrap_or(Path::new(""));
         let name = path.file_name().ok_or_else(|| errno(libc::EINVAL))?;
         let visible = visible_name(name).filter(|name| is_session(name));
@@ -321,7 +378,7 @@ impl Migration {
         Fragment::open(file, form)
     }
 
-    /// What is to be done with a fragment; `None` if it has become the session itself.
+    /// What is to be done with a fragment; `None` if it becomes the session itself.
     fn plan(&mut self, path: &Path) -> io::Result<Option<Plan>> {
         let (aside, name, place) = self.aside(path)?;
         let parent = self.shared.store.dir(&place.dir)?;
@@ -331,12 +388,15 @@ impl Migration {
             }
             // The session has been deleted meanwhile.
             if !self.move_entry(aside.as_fd(), &name, parent.as_fd(), &place)? {
-                return Err(errno(libc::EXDEV));
+                self.changed = true;
+                self.give_back(path)?;
             }
             return Ok(None);
         }
         let fragment = self.fragment(aside.as_fd(), &name, &place)?;
-        wait_for_writers(&fragment.file);
+        if !wait_for_writers(&fragment.file) {
+            return Err(errno(libc::EBUSY));
+        }
         let target = self.target(&place)?;
         let stat = target.stat()?;
         let to = fragment.content()?.size();
@@ -381,7 +441,7 @@ impl Migration {
                 target.finish(plan.mtime)?;
                 self.taken.merged += 1;
             }
-            // Somebody may have had it open all the time.
+            // Somebody may have been about to open it.
             let now = fragment.content()?.size();
             if now <= plan.to {
                 break;
@@ -400,7 +460,12 @@ impl Migration {
         } else {
             sys::unlink_at(aside.as_fd(), &name)?;
         }
-        match sys::unlink_at(self.top.as_fd(), OsStr::new(PLAN)) {
+        self.forget(PLAN)
+    }
+
+    /// Removes a file of the cellar's from the source's top directory, if it is there.
+    fn forget(&self, name: &str) -> io::Result<()> {
+        match sys::unlink_at(self.top.as_fd(), OsStr::new(name)) {
             Err(e) if !is(&e, libc::ENOENT) => Err(e),
             _ => Ok(()),
         }
@@ -423,13 +488,13 @@ impl Migration {
     }
 
     fn write_plan(&self, plan: &Plan) -> io::Result<()> {
-        let new = OsString::from(format!("{PLAN}.new"));
+        let draft = OsStr::new(DRAFT);
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC;
-        let mut file: File = sys::open_at(self.top.as_fd(), &new, flags, 0o600)?.into();
+        let mut file: File = sys::open_at(self.top.as_fd(), draft, flags, 0o600)?.into();
         file.write_all(&plan.encode())?;
         file.sync_all()?;
         let top = self.top.as_fd();
-        sys::rename_at(top, &new, top, OsStr::new(PLAN), 0)?;
+        sys::rename_at(top, draft, top, OsStr::new(PLAN), 0)?;
         sync_dir(top)
     }
 
@@ -465,12 +530,16 @@ impl Migration {
     }
 }
 
-/// Gives a client that has the file open the time to end its write.
-fn wait_for_writers(file: &File) {
+/// Gives a client that has the file open the time to end its write; whether it has.
+pub fn wait_for_writers(file: &File) -> bool {
     let deadline = Instant::now() + WRITERS;
-    while sys::has_writers(file) && Instant::now() < deadline {
+    while sys::has_writers(file) {
+        if Instant::now() > deadline {
+            return false;
+        }
         thread::sleep(Duration::from_millis(5));
     }
+    true
 }
 
 /// How much two begin with alike: in bytes, and in whole lines.
@@ -533,6 +602,10 @@ fn append_rest(target: &Target, fragment: &Fragment, plan: &Plan) -> io::Result<
     loop {
         let n = {
             let data = rest.peek(CHUNK)?;
+            // Whole lines, because another host may append in between.
+            let lines = data.iter().rposition(|b| *b == b'\n').map(|at| at + 1);
+            let end = lines.filter(|_| data.len() == CHUNK);
+            let data = &data[..end.unwrap_or(data.len())];
             target.append(data)?;
             data.len()
         };

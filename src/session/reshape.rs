@@ -165,11 +165,14 @@ impl Session {
         temporary: Temporary,
         form: Form,
     ) -> io::Result<File> {
-        let Some(place) = place.filter(|_| !st.unlinked) else {
+        if st.unlinked || old.1.nlink == 0 {
             return temporary.keep_unnamed();
-        };
-        if self.replaced_by_name(Some(place), old.0, old.1)? {
-            return Err(errno(libc::ESTALE));
+        }
+        let place = place.ok_or_else(|| errno(libc::ESTALE))?;
+        match self.replaced_by_name(Some(place), old.0, old.1) {
+            Ok(false) => {}
+            Err(e) if !is(&e, libc::ENOENT) => return Err(e),
+            _ => return Err(errno(libc::ESTALE)),
         }
         let dir = self.store().dir(&place.dir)?;
         let stored = self.store().stored_name(&place.name, form)?;

@@ -18,7 +18,7 @@ impl Mount {
             return;
         }
         if self.user.is_some() {
-            let output = self.run(&["mount"]);
+            let output = self.run(&self.mount_line(&[]));
             assert!(output.status.success(), "mount: {output:?}\n{}", self.log());
             self.pid.store(self.pid_file(), Ordering::SeqCst);
             assert!(
@@ -32,7 +32,7 @@ impl Mount {
                 .append(true)
                 .open(self.root.join("stderr.log"))
                 .unwrap();
-            let mut command = self.command(&["mount", "--foreground"]);
+            let mut command = self.command(&self.mount_line(&["--foreground"]));
             command
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().unwrap())
@@ -64,6 +64,16 @@ impl Mount {
             self.daemon = Some(daemon);
         }
         self.watch();
+    }
+
+    /// The words that mount here.
+    pub fn mount_line(&self, more: &[&'static str]) -> Vec<&'static str> {
+        let adopt = self.adopt.then_some("--adopt");
+        ["mount"]
+            .into_iter()
+            .chain(adopt)
+            .chain(more.iter().copied())
+            .collect()
     }
 
     /// kill -9. What was acknowledged must be there after the next [`Mount::mount`].
@@ -226,7 +236,7 @@ impl Drop for Mount {
         *self.watchdog.0.lock().unwrap_or_else(|e| e.into_inner()) = true;
         self.watchdog.1.notify_all();
         let mountpoint = self.root.join("mnt");
-        for target in [&mountpoint, &self.store] {
+        for target in [&mountpoint, &self.store, &self.root.join("outside")] {
             for _ in 0..4 {
                 if !sys::detach(target) {
                     break;

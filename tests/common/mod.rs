@@ -14,6 +14,7 @@ pub mod foreign;
 pub mod frames;
 mod mount;
 pub mod rng;
+pub mod seen;
 pub mod sys;
 
 pub use mount::Mount;

@@ -18,6 +18,7 @@ pub struct Mount {
     pub(super) pid: Arc<AtomicI32>,
     pub(super) watchdog: Arc<(Mutex<bool>, Condvar)>,
     pub(super) plain: bool,
+    pub(super) adopt: bool,
 }
 
 impl Mount {
@@ -60,6 +61,7 @@ impl Mount {
             pid: Arc::new(AtomicI32::new(0)),
             watchdog: Arc::new((Mutex::new(false), Condvar::new())),
             plain: std::env::var_os("CELLAR_TEST_BACKEND").is_some_and(|b| b == "plain"),
+            adopt: false,
             root,
         };
         for (variable, directory) in [
@@ -109,6 +111,24 @@ impl Mount {
         self.env("CLAUDE_CELLAR_STORE_DIR", store)
     }
 
+    /// Mounting takes in what lies beneath the mountpoint.
+    pub fn adopting(mut self) -> Mount {
+        self.adopt = true;
+        self
+    }
+
+    /// What the mountpoint shows while nothing is mounted there lies on a file system of its own.
+    pub fn beneath_on_tmpfs(self) -> Mount {
+        mount_tmpfs(&self.root.join("mnt"), 64 << 20);
+        self
+    }
+
+    /// The directory outside the mount is on a file system of its own.
+    pub fn outside_on_tmpfs(self) -> Mount {
+        mount_tmpfs(&self.outside(""), 64 << 20);
+        self
+    }
+
     /// Over the store of another mount, as a second host has it.
     pub fn over(self, other: &Mount) -> Mount {
         self.over_store(&other.store).beside(other)
@@ -130,20 +150,7 @@ impl Mount {
         } else {
             self.store.clone()
         };
-        let done = Command::new("mount")
-            .args([
-                "-t",
-                "tmpfs",
-                "-o",
-                &format!("size={size},mode=0700"),
-                "tmpfs",
-            ])
-            .arg(&target)
-            .status();
-        assert!(
-            done.is_ok_and(|s| s.success()),
-            "a small tmpfs must be mounted: run this test as root"
-        );
+        mount_tmpfs(&target, size);
         self
     }
 
@@ -227,4 +234,16 @@ impl Mount {
         }
         all
     }
+}
+
+fn mount_tmpfs(at: &Path, size: usize) {
+    let options = format!("size={size},mode=0700");
+    let done = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+        .arg(at)
+        .status();
+    assert!(
+        done.is_ok_and(|s| s.success()),
+        "a tmpfs must be mounted: run this test as root"
+    );
 }

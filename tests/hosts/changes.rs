@@ -2,7 +2,7 @@
 //! opens the file. Nothing that either remembers of a file outlives the other's change.
 
 use super::{APPEND, Hosts, append};
-use crate::common::{Mount, assert_same, corpus, entries, line, rng::Rng, sys};
+use crate::common::{Mount, assert_same, corpus, entries, leftovers, line, rng::Rng, sys};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -108,69 +108,120 @@ pub fn each_host_sees_the_others_changes_within_the_attribute_timeout(hosts: &mu
 
 pub fn frames_cached_by_one_host_are_not_shown_for_the_others(hosts: &mut Hosts) {
     let mut rng = Rng::new(3);
-    for length in [900_000, 300_000, 600_000] {
-        let (a, b) = (hosts.a.path(SESSION), hosts.b.path(SESSION));
-        let (head, old, new) = (b"head\n".repeat(10), rng.bytes(600_000), rng.bytes(length));
-        let _ = fs::remove_file(&a);
-        append(&a, &head).unwrap();
-        append(&a, &old).unwrap();
-        let held = sys::open(&a, libc::O_RDONLY, 0).unwrap();
-        assert_same(
-            &fs::read(&a).unwrap(),
-            &[head.as_slice(), &old].concat(),
-            "before",
-        );
-        hosts.wait_until_seen();
+    let head = b"head\n".repeat(10);
+    let files = [900_000, 300_000, 600_000].map(|length| {
+        let name = format!("p/{length}.jsonl");
+        let (old, new) = (rng.bytes(600_000), rng.bytes(length));
+        append(&hosts.a.path(&name), &head).unwrap();
+        append(&hosts.a.path(&name), &old).unwrap();
+        let held = sys::open(&hosts.a.path(&name), libc::O_RDONLY, 0).unwrap();
+        let before = fs::read(hosts.a.path(&name)).unwrap();
+        assert_same(&before, &[head.as_slice(), &old].concat(), "before");
+        (name, held, new)
+    });
+    hosts.wait_until_seen();
+    for (name, _, new) in &files {
         // Cut on a frame's boundary, then another frame at the same place in the store file.
-        sys::truncate(&b, head.len() as i64).unwrap();
-        append(&b, &new).unwrap();
-        let want = [head.as_slice(), &new].concat();
-        hosts.wait_until_seen();
-        assert_same(&fs::read(&a).unwrap(), &want, "at the next open");
+        sys::truncate(&hosts.b.path(name), head.len() as i64).unwrap();
+        append(&hosts.b.path(name), new).unwrap();
+    }
+    hosts.wait_until_seen();
+    for (name, _, new) in &files {
+        let want = [head.as_slice(), new].concat();
+        assert_same(
+            &fs::read(hosts.a.path(name)).unwrap(),
+            &want,
+            "at the next open",
+        );
         // A cut inside that frame encodes it again, from what it holds now.
-        sys::truncate(&a, 1_050).unwrap();
-        drop(held);
-        assert_same(&hosts.content(SESSION), &want[..1_050], "after the cut");
+        sys::truncate(&hosts.a.path(name), 1_050).unwrap();
+    }
+    hosts.wait_until_seen();
+    for (name, _, new) in &files {
+        let want = [head.as_slice(), new].concat();
+        assert_same(&hosts.seen(name), &want[..1_050], "after the cut");
     }
 }
 
 pub fn a_session_truncated_to_nothing_is_what_is_written_after(hosts: &mut Hosts) {
     // Equal compressed sizes of different lengths: nothing remembered of the file may match both.
-    for length in [999, 1_000, 1_001] {
-        fs::write(hosts.a.path(SESSION), "x".repeat(1_000)).unwrap();
-        hosts.seal_and_wait();
-        hosts.wait_until_seen();
-        assert_eq!(hosts.b.path(SESSION).metadata().unwrap().len(), 1_000);
-        fs::write(hosts.a.path(SESSION), "y".repeat(length)).unwrap();
-        assert_eq!(hosts.content(SESSION), "y".repeat(length).as_bytes());
-        append(&hosts.b.path(SESSION), b"end\n").unwrap();
-        let want = "y".repeat(length) + "end\n";
-        assert_eq!(hosts.content(SESSION), want.as_bytes());
+    let lengths = [999, 1_000, 1_001];
+    let name = |length: usize| format!("p/{length}.jsonl");
+    for length in lengths {
+        fs::write(hosts.a.path(name(length)), "x".repeat(1_000)).unwrap();
     }
+    hosts.seal_and_wait();
+    hosts.wait_until_seen();
+    for length in lengths {
+        let seen = hosts.b.path(name(length)).metadata().unwrap();
+        assert_eq!(seen.len(), 1_000);
+        fs::write(hosts.a.path(name(length)), "y".repeat(length)).unwrap();
+    }
+    hosts.wait_until_seen();
+    for length in lengths {
+        let seen = fs::read(hosts.b.path(name(length))).unwrap();
+        assert_same(&seen, "y".repeat(length).as_bytes(), "written again");
+        append(&hosts.b.path(name(length)), b"end\n").unwrap();
+    }
+    hosts.wait_until_seen();
+    for length in lengths {
+        let want = "y".repeat(length) + "end\n";
+        assert_same(&hosts.seen(&name(length)), want.as_bytes(), "appended to");
+    }
+}
+
+pub fn an_older_form_beside_a_raw_session_is_kept_aside(hosts: &mut Hosts) {
+    if !hosts.a.has_store() {
+        return;
+    }
+    fs::write(hosts.a.path(SESSION), "older\n").unwrap();
+    fs::write(hosts.b.store(SESSION), "newer\n").unwrap(); // put there by hand
+    hosts.wait_until_seen();
+    append(&hosts.b.path(SESSION), b"end\n").unwrap();
+    hosts.seal_and_wait();
+    assert_same(
+        &hosts.content(SESSION),
+        b"newer\nend\n",
+        "the raw one counts",
+    );
+    assert_eq!(
+        leftovers(&hosts.a, "recovered").len(),
+        1,
+        "the other is kept"
+    );
 }
 
 pub fn a_raw_session_overwritten_during_the_other_hosts_seal_keeps_the_new_bytes(
     hosts: &mut Hosts,
 ) {
     let mut rng = Rng::new(12);
-    for round in 0..6 {
-        let name = format!("p/raw{round}.jsonl");
-        let mut data = corpus::session(&mut rng, 700_000);
-        fs::write(hosts.b.path(&name), &data).unwrap();
-        // Overwriting makes it raw; the change under test has the same size and mtime.
-        let fd = sys::open(&hosts.b.path(&name), libc::O_WRONLY, 0).unwrap();
-        sys::pwrite(&fd, b"first", 200).unwrap();
-        data[200..205].copy_from_slice(b"first");
-        let before = hosts.b.path(&name).metadata().unwrap();
-        hosts.wait_until_seen();
-        hosts.a.seal();
-        std::thread::sleep(Duration::from_millis(60 * round));
-        sys::pwrite(&fd, b"changed!", 100).unwrap();
+    let mut files: Vec<_> = (0..6)
+        .map(|number| {
+            let name = format!("p/raw{number}.jsonl");
+            let mut data = corpus::session(&mut rng, 700_000);
+            fs::write(hosts.b.path(&name), &data).unwrap();
+            // Overwriting makes it raw.
+            let fd = sys::open(&hosts.b.path(&name), libc::O_WRONLY, 0).unwrap();
+            sys::pwrite(&fd, b"first", 200).unwrap();
+            data[200..205].copy_from_slice(b"first");
+            (name, data, fd)
+        })
+        .collect();
+    hosts.wait_until_seen();
+    hosts.a.seal();
+    for (name, data, fd) in &mut files {
+        std::thread::sleep(Duration::from_millis(rng.below(300)));
+        // Neither size nor mtime tells of the change.
+        let path = hosts.b.path(name);
+        let before = path.metadata().unwrap();
+        sys::pwrite(fd, b"changed!", 100).unwrap();
         data[100..108].copy_from_slice(b"changed!");
-        sys::set_mtime(&hosts.b.path(&name), before.mtime(), before.mtime_nsec()).unwrap();
-        hosts.a.seal_and_wait();
-        drop(fd);
-        assert_same(&hosts.content(&name), &data, &format!("round {round}"));
+        sys::set_mtime(&path, before.mtime(), before.mtime_nsec()).unwrap();
+    }
+    hosts.seal_and_wait();
+    hosts.wait_until_seen();
+    for (name, data, _) in &files {
+        assert_same(&hosts.seen(name), data, name);
     }
 }
 
@@ -179,7 +230,7 @@ pub fn an_atomic_save_keeps_its_bytes_and_the_other_hosts_later_lines(hosts: &mu
     let mut number = 0;
     append(&b, &line("b", 0, super::length(0))).unwrap();
     hosts.wait_until_seen();
-    for round in 0..6 {
+    for round in 0..4 {
         let stop = AtomicBool::new(false);
         let (saved, next) = std::thread::scope(|scope| {
             let other = scope.spawn(|| {

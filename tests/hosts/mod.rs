@@ -69,10 +69,16 @@ impl Hosts {
         std::thread::sleep(SEEN);
     }
 
-    /// The content of a file, which must be the same on both hosts and, decoded, in the store.
+    /// The content of a file once both hosts have seen it.
     #[track_caller]
     pub fn content(&self, name: &str) -> Vec<u8> {
         self.wait_until_seen();
+        self.seen(name)
+    }
+
+    /// The content of a file, which must be the same on both hosts and, decoded, in the store.
+    #[track_caller]
+    pub fn seen(&self, name: &str) -> Vec<u8> {
         let data = fs::read(self.a.path(name)).unwrap();
         assert_same(
             &fs::read(self.b.path(name)).unwrap(),
@@ -163,7 +169,7 @@ pub fn append_until(path: &Path, tag: &str, way: Way, stop: &AtomicBool) -> Writ
             }
         }
         written.count += 1;
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(4));
     }
     written
 }
@@ -237,9 +243,10 @@ pub fn check_written(hosts: &Hosts, written: &[(String, Written)]) {
             .or_default()
             .insert(of.tag.clone(), of.count);
     }
+    hosts.wait_until_seen();
     for (name, want) in want {
         assert_eq!(
-            lines_of(&hosts.content(name)),
+            lines_of(&hosts.seen(name)),
             want,
             "lines of each writer in {name}"
         );
