@@ -11,13 +11,14 @@ store=$2
 default_store=~/.local/share/claude-cellar/store
 session=$projects/-home-alice-one/00000002-0000-4000-8000-000000000000.jsonl
 
-# Sums and names of all files below a directory; a compressed session counts as what it decodes to.
+# Sums and names of all files below a directory; a compressed session counts as what it decodes to, and an empty file
+# holds nothing to decode.
 contents() {
     (
         cd "$1"
         find . -name .cellar -prune -o -type f -print | while read -r file; do
             case $file in
-            *.jsonl.zst) printf '%s %s\n' "$(zstd -dcq "$file" | sha256sum)" "${file%.zst}" ;;
+            *.jsonl.zst) printf '%s %s\n' "$({ [ ! -s "$file" ] || zstd -dcq "$file"; } | sha256sum)" "${file%.zst}" ;;
             *) printf '%s %s\n' "$(sha256sum <"$file")" "$file" ;;
             esac
         done | sort
