@@ -149,8 +149,8 @@
                 ];
               }
               ''
-                find ${./.} -name '*.nix' -exec nixfmt --check {} +
-                deadnix --fail ${./.}
+                find ${self} -name '*.nix' -exec nixfmt --check {} +
+                deadnix --fail ${self}
                 touch $out
               '';
           modules = test ./tests/nixos/modules.nix;

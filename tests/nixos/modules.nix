@@ -191,36 +191,37 @@ let
     };
     testHomeManagerNeedsFuse = {
       expr =
-        let
-          failed =
+        map
+          (
             fuse:
-            map (assertion: assertion.message) (
-              lib.filter
-                (assertion: !assertion.assertion && lib.hasInfix "services.claude-cellar" assertion.message)
-                (machine [
-                  home-manager.nixosModules.home-manager
-                  {
-                    programs.fuse.enable = fuse;
-                    users.users.alice.isNormalUser = true;
-                    home-manager = {
-                      useGlobalPkgs = true;
-                      users.alice = {
-                        imports = [ self.homeManagerModules.default ];
-                        home.stateVersion = "26.05";
-                        services.claude-cellar.enable = true;
-                      };
+            let
+              config = machine [
+                home-manager.nixosModules.home-manager
+                {
+                  programs.fuse.enable = fuse;
+                  users.users.alice.isNormalUser = true;
+                  home-manager = {
+                    useGlobalPkgs = true;
+                    users.alice = {
+                      imports = [ self.homeManagerModules.default ];
+                      home.stateVersion = "26.05";
+                      services.claude-cellar.enable = true;
                     };
-                  }
-                ]).assertions
-            );
-        in
-        map (fuse: lib.length (failed fuse)) [
-          true
-          false
-        ];
+                  };
+                }
+              ];
+            in
+            lib.any (
+              assertion: !assertion.assertion && lib.hasInfix "programs.fuse.enable" assertion.message
+            ) config.home-manager.users.alice.assertions
+          )
+          [
+            true
+            false
+          ];
       expected = [
-        0
-        1
+        false
+        true
       ];
     };
 
