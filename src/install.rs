@@ -590,7 +590,7 @@ fn check_fusermount() -> Result<(), Failure> {
     let there = paths::effective_uid() == 0
         || env::var_os("FUSERMOUNT_PATH").is_some()
         || paths::in_path("fusermount3").next().is_some()
-        || unit::PATH
+        || unit::path()
             .split(':')
             .any(|dir| paths::is_program(&Path::new(dir).join("fusermount3")));
     match there {
