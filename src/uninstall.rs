@@ -7,13 +7,13 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::export::Export;
-use crate::install::unit_file;
+use crate::install::{is_packaged, unit_file};
 use crate::migrate::{How, Migration};
 use crate::migrate_store::complete;
 use crate::mounts::{self, Health};
@@ -93,14 +93,14 @@ fn bring_back(config: &Config, store: &Path, mount_dir: &Path) -> Result<String,
     ))
 }
 
-/// Removes the service if it is ours.
+/// Removes the service if it is ours, and lets no package's start.
 fn remove_unit(manager: &Manager) -> Result<Option<String>, Failure> {
     let file = unit_file(manager)?;
     let cannot = |e: io::Error| Failure::at("cannot remove", &file, e);
     match file.symlink_metadata() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(elsewhere(manager)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return elsewhere(manager),
         Err(e) => return Err(cannot(e)),
-        Ok(meta) if meta.is_symlink() => return Ok(elsewhere(manager)),
+        Ok(meta) if meta.is_symlink() => return elsewhere(manager),
         Ok(_) => {}
     }
     manager.run(&["disable", unit::NAME])?;
@@ -109,12 +109,20 @@ fn remove_unit(manager: &Manager) -> Result<Option<String>, Failure> {
     Ok(Some(format!("removed {}", file.display())))
 }
 
-fn elsewhere(manager: &Manager) -> Option<String> {
-    let file: PathBuf = manager.fragment(unit::NAME)?;
-    Some(format!(
+fn elsewhere(manager: &Manager) -> Result<Option<String>, Failure> {
+    let Some(file) = manager.fragment(unit::NAME) else {
+        return Ok(None);
+    };
+    if is_packaged(&file) {
+        manager.run(&["disable", unit::NAME])?;
+        if !manager.is_enabled(unit::NAME) {
+            return Ok(Some(format!("disabled {}", file.display())));
+        }
+    }
+    Ok(Some(format!(
         "the service {} is managed elsewhere: disable it there, or it starts at the next login",
         file.display()
-    ))
+    )))
 }
 
 fn kept(store: &Path, restored: bool) -> String {
