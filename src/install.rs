@@ -37,8 +37,8 @@ use crate::{outdated, paths, pidfile, size, sys, umount, unit};
 /// How long a program may go on using what is to be taken in.
 const PATIENCE: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(50);
-/// How long an unmounted daemon may take to end.
-const ENDING: Duration = Duration::from_secs(15);
+/// How long a daemon may take to start or to end.
+const CHANGING: Duration = Duration::from_secs(15);
 const BLOCK: u64 = 4096;
 
 /// What the command line asks for.
@@ -324,10 +324,7 @@ impl Plan {
             manager.run(&["stop", unit::NAME])?;
         }
         match present(&self.config, &self.mount_dir)? {
-            // Unmounted a moment ago, it may still be ending.
-            Present::Nothing => pidfile::wait_gone(&self.config.pid_file, &self.mount_dir, ENDING)
-                .map(drop)
-                .map_err(|e| Failure::at("cannot install at", &self.mount_dir, e)),
+            Present::Nothing => Ok(()),
             Present::Older => legacy::stop(&self.config, &self.mount_dir),
             Present::Ours(_) => umount::run(&self.config, false).map(drop),
             Present::Stale => mounts::unmount_anyway(&self.mount_dir)
@@ -360,13 +357,13 @@ impl Plan {
         let cannot = |e: io::Error| {
             Failure::at("cannot take in", &self.mount_dir, e).advise("run install again to go on")
         };
+        let (top, unmounted) = mount::beneath(&self.config, &self.mount_dir)?;
         let opened = Store::open(store, false, self.config.compress_bundles)
             .map_err(|e| Failure::at("cannot open the store", store, e))?;
         let shared = Arc::new(Shared::new(opened));
         let taken = self.layout.unflatten(&shared).map_err(cannot)?;
         complete(store, taken)?;
         self.layout.remove_link(&self.mount_dir).map_err(cannot)?;
-        let top = File::open(&self.mount_dir).map_err(cannot)?;
         let mut taken = Migration::new(shared.clone(), top.into(), Path::new(""), How::Adopt)
             .and_then(|mut migration| {
                 migration.expect(self.found.bytes());
@@ -374,6 +371,7 @@ impl Plan {
             })
             .map_err(cannot)?;
         taken.add(legacy::recover(&self.config, &shared).map_err(cannot)?);
+        unmounted.remove();
         let told = taken.to_string();
         complete(&self.mount_dir, taken)?;
         tell(out, &format!("taken in   {told}\n"))
@@ -521,9 +519,18 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn present(config: &Config, mount_dir: &Path) -> Result<Present, Failure> {
     let cannot = |e: io::Error| Failure::at("cannot tell what is mounted at", mount_dir, e);
-    let mount = mounts::at(mount_dir).map_err(cannot)?;
-    if !mount.is_some_and(|mount| mount.is_cellar()) {
-        return Ok(Present::Nothing);
+    let deadline = Instant::now() + CHANGING;
+    loop {
+        // Asked first: whoever has ended by then has unmounted.
+        let holder = pidfile::holder(&config.pid_file, mount_dir).map_err(cannot)?;
+        let mount = mounts::at(mount_dir).map_err(cannot)?;
+        if mount.is_some_and(|mount| mount.is_cellar()) {
+            break;
+        }
+        if holder.is_none() || Instant::now() > deadline {
+            return Ok(Present::Nothing);
+        }
+        thread::sleep(STEP);
     }
     if mounts::health(mount_dir) == Health::Stale {
         return Ok(Present::Stale);

@@ -126,6 +126,21 @@ fn lock(config: &Config, mount_dir: &Path) -> Result<Result<PidFile, Holder>, Fa
     take()
 }
 
+/// The directory that is to be mounted over, and the lock that keeps every daemon from mounting there:
+/// taken in through a mount, the sessions would be moved onto themselves.
+pub fn beneath(config: &Config, mount_dir: &Path) -> Result<(File, PidFile), Failure> {
+    let cannot = |error: io::Error| Failure::at("cannot open", mount_dir, error);
+    let lock = match PidFile::lock(&config.pid_file, mount_dir)? {
+        Ok(lock) => lock,
+        Err(holder) => return Err(already_mounted(mount_dir, holder)),
+    };
+    let top = File::open(mount_dir).map_err(cannot)?;
+    match mounts::in_cellar(&top).map_err(cannot)? {
+        true => Err(already_mounted(mount_dir, Holder { pid: None })),
+        false => Ok((top, lock)),
+    }
+}
+
 struct Daemon<'a> {
     config: &'a Config,
     mount_dir: PathBuf,

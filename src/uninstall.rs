@@ -5,7 +5,7 @@
 //! it, so that an interrupted restore is taken in again at the next login, or finished by running
 //! this again.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::mounts::{self, Health};
 use crate::service::Service;
 use crate::shared::Shared;
 use crate::store::Store;
-use crate::{clients, paths, size, umount, unit};
+use crate::{clients, mount, paths, size, umount, unit};
 
 /// A name that an export could have.
 const NOWHERE: &str = ".claude-cellar-restore";
@@ -75,13 +75,14 @@ fn bring_back(config: &Config, store: &Path, mount_dir: &Path) -> Result<String,
     paths::create_private(mount_dir).map_err(cannot)?;
     let opened = Store::open(store, false, config.compress_bundles)
         .map_err(|e| Failure::at("cannot open the store", store, e))?;
-    let top = File::open(mount_dir).map_err(cannot)?.into();
+    let (top, unmounted) = mount::beneath(config, mount_dir)?;
     let shared = Arc::new(Shared::new(opened));
-    let taken = Migration::new(shared, top, Path::new(""), How::Adopt)
+    let taken = Migration::new(shared, top.into(), Path::new(""), How::Adopt)
         .and_then(Migration::run)
         .map_err(cannot)?;
     complete(mount_dir, taken)?;
     let done = Export::prepare(store, mount_dir)?.run()?;
+    unmounted.remove();
     if let Some(failed) = done.failed.first() {
         let (path, count) = (mount_dir.join(&failed.path), done.failed.len() as u64);
         let reason = format!("{} ({} in all)", failed.why, size::count(count, "file"));

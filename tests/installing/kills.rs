@@ -313,6 +313,38 @@ fn a_restore_killed_at_any_call_loses_nothing() {
     }
 }
 
+/// Between its fork and its mount a daemon is seen by its lock alone.
+#[test]
+fn an_install_beside_a_daemon_that_starts_waits_for_it() {
+    if !has_strace() {
+        return;
+    }
+    let start = Start::new(Layout::Same);
+    let program = start.command("mount --adopt");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-I1", "-qq", "-o", "/dev/null", "-e", "trace=mount"]);
+    strace.args(["-e", "inject=mount:delay_enter=1500000", "--"]);
+    strace.arg(program.get_program()).args(program.get_args());
+    strace.env_clear().current_dir(&start.home.dir);
+    strace.envs(
+        program
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let mut strace = strace
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    crate::cellar::within(LIMIT, "it has the lock", || {
+        crate::cellar::pid_file(&start.home).exists()
+    });
+    start.run("install --no-systemd", "beside a daemon that starts");
+    assert_same(&tree(&start.home.mount_dir()), &start.want, "after install");
+    start.run("umount", "afterwards");
+    strace.wait().unwrap();
+}
+
 #[test]
 #[ignore = "directories that a killed copy made keep its modes, and hard links part"]
 fn a_killed_copy_keeps_the_modes_of_directories_and_hard_links() {

@@ -1,7 +1,7 @@
 //! Each layout of the projects directory: where the store is, and that everything is seen again.
 
 use super::trees::{self, Tree, assert_same, below, tree, united, within, without};
-use super::{SESSION, file_system, put, run_with, store};
+use super::{SESSION, file_system, put, run_with, store, unmount};
 use crate::cellar::{Home, mounted};
 use crate::common::foreign::old_release;
 use std::fs;
@@ -23,7 +23,7 @@ fn remounts(home: &Home, want: &Tree) {
     let dir = home.mount_dir().canonicalize().unwrap();
     assert!(mounted(&dir).is_some());
     assert_same(&tree(&dir), want, "after install");
-    home.run("umount").ends(0);
+    unmount(home);
     assert_same(&tree(&dir), &Tree::new(), "beneath the mount");
     home.run("mount").ends(0);
     assert_same(&tree(&dir), want, "mounted again");
@@ -166,6 +166,14 @@ fn a_target_that_is_a_store_of_0_3_is_joined_as_it_is() {
     assert!(!target.join("-linked").exists());
 }
 
+/// Has everything compressed, so that no name changes while the other host reads.
+fn sealed(home: &Home) {
+    crate::cellar::signal(&crate::cellar::pid(home), "USR1");
+    crate::cellar::within(20 * crate::cellar::SECOND, "all is sealed", || {
+        home.run("status --json").out.contains(r#""unsealed":0"#)
+    });
+}
+
 #[test]
 fn a_second_host_joins_the_store_of_the_first() {
     let first = Home::new();
@@ -176,6 +184,7 @@ fn a_second_host_joins_the_store_of_the_first() {
     fs::create_dir_all(first.mount_dir()).unwrap();
     symlink(&target, first.mount_dir().join("-linked")).unwrap();
     first.run(INSTALL).ends(0);
+    sealed(&first);
 
     // The first host's daemon goes on while the second comes with its own link and more.
     let second = Home::new();
@@ -188,6 +197,7 @@ fn a_second_host_joins_the_store_of_the_first() {
     let told = second.run(INSTALL).ends(0).out;
     assert!(told.contains("kept where it is"), "{told}");
     assert!(!told.contains("goes to"), "{told}");
+    sealed(&second);
     assert_same(&tree(&second.mount_dir()), &want, "on the second host");
     std::thread::sleep(std::time::Duration::from_millis(1_100));
     assert_same(&tree(&first.mount_dir()), &want, "on the first host");
@@ -301,7 +311,7 @@ fn installing_twice_changes_nothing() {
     assert_eq!(crate::cellar::pid(&home), daemon, "the daemon goes on");
     assert_same(&tree(&home.mount_dir()), &before, "after the second");
     // What came while it was down is taken in by the third.
-    home.run("umount").ends(0);
+    unmount(&home);
     put(&home.mount_dir().join("-late/s.jsonl"), "{\"late\":1}\n");
     let late = tree(&home.mount_dir());
     home.run(INSTALL).ends(0);
@@ -361,7 +371,7 @@ fn another_store_is_not_written_down_over_a_daemon_that_serves_the_first() {
     let ran = run_with(&home, INSTALL, &[("CLAUDE_CELLAR_STORE_DIR", &other)]);
     // Whatever it does about it: what is noted is what is mounted, and nothing is hidden.
     assert_same(&tree(&home.mount_dir()), &before, &format!("{ran:?}"));
-    home.run("umount").ends(0);
+    unmount(&home);
     home.run("mount").ends(0);
     assert_same(&tree(&home.mount_dir()), &before, "mounted again");
 }

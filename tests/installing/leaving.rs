@@ -2,7 +2,7 @@
 
 use super::manager::Managed;
 use super::trees::{self, Tree, assert_same, tree};
-use super::{file_system, put, run_with, store};
+use super::{file_system, put, run_with, store, unmount};
 use crate::cellar::{Home, mounted, signal};
 use crate::common::rng::Rng;
 use std::fs::{self, File};
@@ -72,7 +72,7 @@ fn restore_takes_what_was_written_while_nothing_was_mounted() {
     let home = Home::new();
     put(&home.mount_dir().join("-p/s.jsonl"), "{\"n\":1}\n");
     home.run("install --no-systemd").ends(0);
-    home.run("umount").ends(0);
+    unmount(&home);
     put(&home.mount_dir().join("-p/s.jsonl"), "{\"n\":2}\n");
     put(&home.mount_dir().join("-q/s.jsonl"), "{\"n\":3}\n");
     home.run("uninstall --restore").ends(0);

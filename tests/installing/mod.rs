@@ -40,6 +40,14 @@ pub fn file_system(home: &Home, name: &str, options: &str) -> PathBuf {
     dir
 }
 
+/// Unmounts. A program that another test starts holds what was open here until it has begun.
+#[track_caller]
+pub fn unmount(home: &Home) {
+    crate::cellar::within(5 * crate::cellar::SECOND, "unmounting", || {
+        home.run("umount").code == Some(0)
+    });
+}
+
 /// Writes a file and the directories above it.
 pub fn put(path: &Path, bytes: impl AsRef<[u8]>) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -1,7 +1,7 @@
 //! Taking over from 0.3.0: its store, its mount, its scratch directory, its process.
 
 use super::trees::{Tree, assert_same, tree};
-use super::{SESSION, put, run_with, store};
+use super::{SESSION, put, run_with, store, unmount};
 use crate::cellar::{Home, Ran, mounted};
 use crate::common::foreign::old_release;
 use crate::common::sys;
@@ -333,7 +333,7 @@ fn the_store_of_a_running_0_3_is_kept_though_nothing_names_it() {
     );
     home.run(INSTALL).ends(0);
     assert_eq!(seen(&home, "-p/s.jsonl"), "{\"n\":1}\n");
-    home.run("umount").ends(0);
+    unmount(&home);
     home.run("mount").ends(0);
     assert_eq!(seen(&home, "-p/s.jsonl"), "{\"n\":1}\n");
     drop(old);
