@@ -6,7 +6,8 @@
 //! is done, so an interrupted `install` is finished by the next.
 //!
 //! The user manager that starts the service has not the shell's variables. So the service gets what
-//! the two would compute differently, and keeps what an earlier `install` gave it.
+//! the two would compute differently, and keeps what an earlier `install` gave it. A package's service
+//! cannot be given anything: where it would differ, one of the user's own goes before it.
 
 use std::env;
 use std::ffi::OsString;
@@ -109,7 +110,7 @@ impl Plan {
             }
             _ => Inventory::default(),
         };
-        Ok(Plan {
+        let mut plan = Plan {
             program: program()?,
             claude_bin: claude::find(&config, options.claude_bin.as_deref())?,
             renames: same_file_system(&mount_dir, &layout.store),
@@ -119,7 +120,11 @@ impl Plan {
             present,
             layout,
             found,
-        })
+        };
+        if plan.service.is_packaged() && !plan.variables()?.is_empty() {
+            plan.service = plan.service.into_own()?;
+        }
+        Ok(plan)
     }
 
     // ---- telling ------------------------------------------------------------------------------
@@ -188,10 +193,11 @@ impl Plan {
                 return Ok("none: the daemon is started without one".to_owned());
             }
             Service::Elsewhere { file, .. } => {
-                return Ok(format!(
-                    "{}, which is managed elsewhere and left as it is",
-                    file.display()
-                ));
+                let whose = match self.service.is_packaged() {
+                    true => "the package's, which is enabled",
+                    false => "which is managed elsewhere and left as it is",
+                };
+                return Ok(format!("{}, {whose}", file.display()));
             }
             Service::Own { file, .. } => file,
         };
@@ -378,6 +384,8 @@ impl Plan {
         if let Service::Own { file, .. } = &self.service {
             write_unit(file, &self.unit()?)?;
             manager.run(&["daemon-reload"])?;
+        }
+        if matches!(self.service, Service::Own { .. }) || self.service.is_packaged() {
             manager.run(&["enable", unit::NAME])?;
         }
         manager.run(&["start", unit::NAME]).map_err(|failure| {
@@ -597,7 +605,7 @@ fn check_fusermount() -> Result<(), Failure> {
     let there = paths::effective_uid() == 0
         || env::var_os("FUSERMOUNT_PATH").is_some()
         || paths::in_path("fusermount3").next().is_some()
-        || unit::PATH
+        || unit::path()
             .split(':')
             .any(|dir| paths::is_program(&Path::new(dir).join("fusermount3")));
     match there {

@@ -755,7 +755,7 @@ impl Migration {
 }
 
 /// Whether the remaining entries would meet this error too.
-fn is_full(e: &io::Error) -> bool {
+pub fn is_full(e: &io::Error) -> bool {
     [libc::ENOSPC, libc::EDQUOT, libc::EROFS]
         .iter()
         .any(|code| is(e, *code))

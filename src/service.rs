@@ -72,6 +72,27 @@ impl Service {
         })
     }
 
+    /// Whether it came with a package: there for whoever enables it.
+    pub fn is_packaged(&self) -> bool {
+        let dirs = ["/usr/lib", "/lib", "/usr/share", "/usr/local"];
+        match self {
+            Service::Elsewhere { file, .. } => dirs.iter().any(|dir| file.starts_with(dir)),
+            _ => false,
+        }
+    }
+
+    /// One of the user's own instead.
+    pub fn into_own(self) -> Result<Service, Failure> {
+        match self {
+            Service::Elsewhere { manager, .. } => Ok(Service::Own {
+                file: unit_file(Some(&manager))?,
+                manager,
+                variables: Vec::new(),
+            }),
+            other => Ok(other),
+        }
+    }
+
     pub fn manager(&self) -> Option<&Manager> {
         match self {
             Service::None { .. } => None,
@@ -81,11 +102,11 @@ impl Service {
 
     /// What the cellar is, was or will be mounted with.
     pub fn config(&self) -> Result<Config, Failure> {
-        let Service::Elsewhere {
-            manager, variables, ..
-        } = self
-        else {
-            return Config::load_with(|name| self.variable(name));
+        let (manager, variables) = match self {
+            Service::Elsewhere {
+                manager, variables, ..
+            } if !self.is_packaged() => (manager, variables),
+            _ => return Config::load_with(|name| self.variable(name)),
         };
         Config::with_only(|name| match name {
             // Only commands use it.

@@ -96,15 +96,15 @@ fn bring_back(config: &Config, store: &Path, mount_dir: &Path) -> Result<String,
     ))
 }
 
-/// Removes the service if it is ours.
+/// Removes the service if it is ours, and lets no package's start.
 fn remove_unit(service: &Service) -> Result<Option<String>, Failure> {
     let (Service::None { file, .. } | Service::Own { file, .. } | Service::Elsewhere { file, .. }) =
         service;
     if !file.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
-        return Ok(elsewhere(service));
+        return elsewhere(service);
     }
     match service {
-        Service::Elsewhere { .. } => return Ok(elsewhere(service)),
+        Service::Elsewhere { .. } => return elsewhere(service),
         Service::Own { manager, .. } => manager.run(&["disable", unit::NAME])?,
         // No manager is there to do it.
         Service::None { .. } => drop(fs::remove_file(unit::wanted_by(file))),
@@ -116,14 +116,20 @@ fn remove_unit(service: &Service) -> Result<Option<String>, Failure> {
     Ok(Some(format!("removed {}", file.display())))
 }
 
-fn elsewhere(service: &Service) -> Option<String> {
-    let Service::Elsewhere { file, .. } = service else {
-        return None;
+fn elsewhere(service: &Service) -> Result<Option<String>, Failure> {
+    let Service::Elsewhere { manager, file, .. } = service else {
+        return Ok(None);
     };
-    Some(format!(
+    if service.is_packaged() {
+        manager.run(&["disable", unit::NAME])?;
+        if !manager.is_enabled(unit::NAME) {
+            return Ok(Some(format!("disabled {}", file.display())));
+        }
+    }
+    Ok(Some(format!(
         "the service {} is managed elsewhere: disable it there, or it starts at the next login",
         file.display()
-    ))
+    )))
 }
 
 fn kept(store: &Path, restored: bool) -> String {

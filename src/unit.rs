@@ -1,4 +1,5 @@
-//! The text of the systemd user service, the one truth behind `install` and the Nix modules.
+//! The text of the systemd user service. `claude-cellar.service` beside this file is the one truth
+//! behind `install` and the Nix modules: both fill in the program and its variables.
 //!
 //! The service must be able to run fusermount3, which is setuid, and to mount where the user's
 //! programs look: so there is no sandboxing here, which would forbid the one or give the daemon a
@@ -12,9 +13,14 @@ use crate::exit::Failure;
 
 pub const NAME: &str = "claude-cellar.service";
 
+const TEMPLATE: &str = include_str!("claude-cellar.service");
+
 /// Where the daemon finds fusermount3.
-pub const PATH: &str = "/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:\
-                    /usr/sbin:/usr/bin:/sbin:/bin";
+pub fn path() -> &'static str {
+    let mut lines = TEMPLATE.lines();
+    let path = lines.find_map(|line| line.strip_prefix("Environment=PATH="));
+    path.unwrap_or_default()
+}
 
 /// The unit that runs `program` with these variables. Fails for what systemd cannot hold: names that
 /// are not UTF-8, and programs with quotes or the like in their path.
@@ -26,7 +32,7 @@ pub fn text(program: &Path, variables: &[(&str, OsString)]) -> Result<String, Fa
             .advise("put it elsewhere, or use --no-systemd"));
     }
     let program = quoted(&name);
-    let mut environment = format!("Environment=\"PATH={PATH}\"\n");
+    let mut environment = String::new();
     for (name, value) in variables {
         let value = utf8(value.clone())?;
         let _ = writeln!(
@@ -35,27 +41,9 @@ pub fn text(program: &Path, variables: &[(&str, OsString)]) -> Result<String, Fa
             quoted(&format!("{name}={value}"))
         );
     }
-    Ok(format!(
-        "[Unit]
-Description=claude-cellar: Claude Code sessions, stored compressed
-StartLimitIntervalSec=30
-StartLimitBurst=30
-
-[Service]
-Type=notify
-ExecStart={program} mount --foreground --adopt
-ExecStop=-{program} umount --lazy
-Restart=on-failure
-RestartSec=200ms
-TimeoutStartSec=infinity
-TimeoutStopSec=15
-{environment}UMask=0077
-LimitCORE=0
-
-[Install]
-WantedBy=default.target
-"
-    ))
+    Ok(TEMPLATE
+        .replace("@program@", &program)
+        .replace("@environment@\n", &environment))
 }
 
 /// The link that enables a unit's file.
@@ -148,7 +136,8 @@ mod tests {
         .unwrap();
         assert!(unit.contains("\nExecStart=/usr/bin/claude-cellar mount --foreground --adopt\n"));
         assert!(unit.contains("\nEnvironment=CLAUDE_CELLAR_STORE_DIR=/nfs/store\n"));
-        assert!(unit.contains("=/run/wrappers/bin:/run/current-system/sw/bin:"));
+        assert!(path().starts_with("/run/wrappers/bin:/run/current-system/sw/bin:"));
+        assert!(unit.contains(path()) && !unit.contains('@'), "{unit}");
     }
 
     #[test]

@@ -1,9 +1,9 @@
-# What the scripts of this directory share. They run as alice, in the machine that `boot` starts.
+# What the scripts of this directory share. They run as alice, in the machine that `boot` starts or in one of NixOS.
 # shellcheck shell=bash disable=SC2034
 set -Eeuo pipefail
 trap 'echo "FAILED: line $LINENO: $BASH_COMMAND"' ERR
 
-scripts=/payload/scripts
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 projects=~/.claude/projects
 store=~/.local/share/claude-cellar/store
 unit=claude-cellar.service
