@@ -78,6 +78,8 @@ pub enum Command {
     },
     Completions(Shell),
     ManPage,
+    /// The service that runs a program.
+    Unit(PathBuf),
     /// The text to show.
     Help(String),
     Version,
@@ -176,10 +178,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failur
         },
         "completions" => Command::Completions(one_of("shell", &given.operand(), Shell::NAMES)?),
         _ if given.flag("man") => Command::ManPage,
-        _ => Command::Help(match given.more_operands().pop() {
-            Some(name) => PROGRAM.help(PROGRAM.find(&name)?),
-            None => PROGRAM.overview(),
-        }),
+        _ => match (given.path("unit")?, given.more_operands().pop()) {
+            (Some(program), _) => Command::Unit(program),
+            (None, Some(name)) => Command::Help(PROGRAM.help(PROGRAM.find(&name)?)),
+            (None, None) => Command::Help(PROGRAM.overview()),
+        },
     })
 }
 

@@ -443,7 +443,14 @@ const HELP: Usage = Usage {
     choices: &[],
     summary: "Show all commands, or what one does.",
     details: "",
-    options: &[flag("man", "Print the manual page, for man -l")],
+    options: &[
+        flag("man", "Print the manual page, for man -l"),
+        option(
+            "unit",
+            "PATH",
+            "Print the systemd user service that runs PATH, for packages",
+        ),
+    ],
 };
 
 #[cfg(test)]

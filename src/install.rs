@@ -6,7 +6,8 @@
 //! is done, so an interrupted `install` is finished by the next.
 //!
 //! The user manager that starts the service has not the shell's variables. So the service gets what
-//! the two would compute differently, and keeps what an earlier `install` gave it.
+//! the two would compute differently, and keeps what an earlier `install` gave it. A package's service
+//! cannot be given anything: where it would differ, one of the user's own goes before it.
 
 use std::env;
 use std::ffi::OsString;
@@ -28,14 +29,17 @@ use crate::migrate::{How, Inventory, Migration, inventory};
 use crate::migrate_store::complete;
 use crate::mount;
 use crate::mounts::{self, Health};
+use crate::service::Service;
 use crate::shared::Shared;
 use crate::store::Store;
-use crate::systemd::Manager;
-use crate::{outdated, paths, pidfile, size, umount, unit};
+use crate::{outdated, paths, pidfile, size, sys, umount, unit};
 
 /// How long a program may go on using what is to be taken in.
 const PATIENCE: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(50);
+/// How long a daemon may take to start or to end.
+const CHANGING: Duration = Duration::from_secs(15);
+const BLOCK: u64 = 4096;
 
 /// What the command line asks for.
 pub struct Options {
@@ -47,7 +51,7 @@ pub struct Options {
 /// Installs, telling what is done.
 pub fn run(options: &Options, out: &mut dyn Write) -> Result<(), Failure> {
     let service = Service::find(options.no_systemd)?;
-    let config = Config::load_with(|name| service.variable(name))?;
+    let config = service.config()?;
     let plan = Plan::make(options, config, service)?;
     tell(out, &plan.text()?)?;
     if options.dry_run {
@@ -93,7 +97,7 @@ impl Plan {
         let present = present(&config, &mount_dir)?;
         let layout = match present {
             Present::Nothing => Layout::decide(&config)?,
-            _ => Layout::given(&config.store_dir),
+            _ => Layout::given(&shown(&config, &mount_dir, present)?),
         };
         if paths::overlap(&mount_dir, &layout.store) {
             let reason = format!("the store {} overlaps it", layout.store.display());
@@ -106,7 +110,7 @@ impl Plan {
             }
             _ => Inventory::default(),
         };
-        Ok(Plan {
+        let mut plan = Plan {
             program: program()?,
             claude_bin: claude::find(&config, options.claude_bin.as_deref())?,
             renames: same_file_system(&mount_dir, &layout.store),
@@ -116,7 +120,11 @@ impl Plan {
             present,
             layout,
             found,
-        })
+        };
+        if plan.service.is_packaged() && !plan.variables()?.is_empty() {
+            plan.service = plan.service.into_own()?;
+        }
+        Ok(plan)
     }
 
     // ---- telling ------------------------------------------------------------------------------
@@ -181,12 +189,15 @@ impl Plan {
 
     fn service_text(&self) -> Result<String, Failure> {
         let file = match &self.service {
-            Service::None => return Ok("none: the daemon is started without one".to_owned()),
+            Service::None { .. } => {
+                return Ok("none: the daemon is started without one".to_owned());
+            }
             Service::Elsewhere { file, .. } => {
-                return Ok(format!(
-                    "{}, which is managed elsewhere and left as it is",
-                    file.display()
-                ));
+                let whose = match self.service.is_packaged() {
+                    true => "the package's, which is enabled",
+                    false => "which is managed elsewhere and left as it is",
+                };
+                return Ok(format!("{}, {whose}", file.display()));
             }
             Service::Own { file, .. } => file,
         };
@@ -200,19 +211,43 @@ impl Plan {
     // ---- what could stand in the way ----------------------------------------------------------
 
     fn check(&self) -> Result<(), Failure> {
+        self.unit()?;
         mount::check_device()?;
         check_fusermount()?;
         check_rename(&self.layout.store)?;
+        self.check_movable()?;
         self.check_clients()?;
         self.check_space()
     }
 
+    /// What cannot be moved would be left behind, hidden by the mount. A rename moves what lies at the
+    /// top; what a copy meets deeper down it tells.
+    fn check_movable(&self) -> Result<(), Failure> {
+        if self.present != Present::Nothing {
+            return Ok(());
+        }
+        let link = self.layout.link.as_ref();
+        let flat = link.is_some_and(|link| link.project.is_some());
+        let dirs = [Some(&self.mount_dir), flat.then_some(&self.layout.store)];
+        for dir in dirs.into_iter().flatten() {
+            let found = mounts::below(dir).and_then(|mount| match mount {
+                Some(mount) => Ok(Some((mount, "a file system is mounted there".to_owned()))),
+                None => immovable(dir),
+            });
+            if let Some((path, reason)) = found.map_err(|e| Failure::at("cannot read", dir, e))? {
+                return Err(Failure::at("cannot move", &path, reason)
+                    .advise("mend that first; nothing has been changed"));
+            }
+        }
+        Ok(())
+    }
+
     /// Files that are open must not move, and a mount that is in use must not end.
     fn check_clients(&self) -> Result<(), Failure> {
-        let dirs = [
-            Some(&self.mount_dir),
-            self.layout.link.is_some().then_some(&self.layout.store),
-        ];
+        // In a store that is joined as it is nothing moves, and another daemon may serve it.
+        let link = self.layout.link.as_ref();
+        let moves = link.is_some_and(|link| link.project.is_some());
+        let dirs = [Some(&self.mount_dir), moves.then_some(&self.layout.store)];
         if self.is_current() {
             return Ok(());
         }
@@ -236,10 +271,13 @@ impl Plan {
         let Some(free) = free.map(|stat| stat.f_bavail * stat.f_frsize) else {
             return Ok(());
         };
-        if self.renames || free > self.found.bytes() {
+        // Each ends with a block that is not full.
+        let entries = self.found.projects + self.found.sessions + self.found.others;
+        let need = self.found.bytes() + entries * BLOCK;
+        if self.renames || free > need {
             return Ok(());
         }
-        let (free, need) = (size::bytes(free), size::bytes(self.found.bytes()));
+        let (free, need) = (size::bytes(free), size::bytes(need));
         Err(Failure::at(
             "cannot take the sessions to",
             store,
@@ -319,13 +357,13 @@ impl Plan {
         let cannot = |e: io::Error| {
             Failure::at("cannot take in", &self.mount_dir, e).advise("run install again to go on")
         };
+        let (top, unmounted) = mount::beneath(&self.config, &self.mount_dir)?;
         let opened = Store::open(store, false, self.config.compress_bundles)
             .map_err(|e| Failure::at("cannot open the store", store, e))?;
         let shared = Arc::new(Shared::new(opened));
         let taken = self.layout.unflatten(&shared).map_err(cannot)?;
         complete(store, taken)?;
         self.layout.remove_link(&self.mount_dir).map_err(cannot)?;
-        let top = File::open(&self.mount_dir).map_err(cannot)?;
         let mut taken = Migration::new(shared.clone(), top.into(), Path::new(""), How::Adopt)
             .and_then(|mut migration| {
                 migration.expect(self.found.bytes());
@@ -333,6 +371,7 @@ impl Plan {
             })
             .map_err(cannot)?;
         taken.add(legacy::recover(&self.config, &shared).map_err(cannot)?);
+        unmounted.remove();
         let told = taken.to_string();
         complete(&self.mount_dir, taken)?;
         tell(out, &format!("taken in   {told}\n"))
@@ -345,6 +384,8 @@ impl Plan {
         if let Service::Own { file, .. } = &self.service {
             write_unit(file, &self.unit()?)?;
             manager.run(&["daemon-reload"])?;
+        }
+        if matches!(self.service, Service::Own { .. }) || self.service.is_packaged() {
             manager.run(&["enable", unit::NAME])?;
         }
         manager.run(&["start", unit::NAME]).map_err(|failure| {
@@ -455,83 +496,6 @@ impl Plan {
     }
 }
 
-/// Who starts the daemon.
-enum Service {
-    None,
-    /// A unit of ours, or one to be.
-    Own {
-        manager: Manager,
-        file: PathBuf,
-        variables: Vec<(String, OsString)>,
-    },
-    /// A unit that something else takes care of: a package, Nix.
-    Elsewhere {
-        manager: Manager,
-        file: PathBuf,
-    },
-}
-
-impl Service {
-    fn find(no_systemd: bool) -> Result<Service, Failure> {
-        let Some(manager) = Manager::find().filter(|_| !no_systemd) else {
-            return Ok(Service::None);
-        };
-        let file = unit_file(&manager)?;
-        if let Some(other) = manager.fragment(unit::NAME).filter(|other| *other != file) {
-            return Ok(Service::Elsewhere {
-                manager,
-                file: other,
-            });
-        }
-        let linked = file
-            .ancestors()
-            .take(4)
-            .any(|path| path.symlink_metadata().is_ok_and(|meta| meta.is_symlink()));
-        let read_only = fs::File::options().append(true).open(&file);
-        let read_only = read_only.is_err_and(|e| e.kind() != io::ErrorKind::NotFound);
-        if file.exists() && (linked || read_only) {
-            return Ok(Service::Elsewhere { manager, file });
-        }
-        let text = fs::read_to_string(&file).unwrap_or_default();
-        Ok(Service::Own {
-            manager,
-            file,
-            variables: unit::variables(&text),
-        })
-    }
-
-    fn manager(&self) -> Option<&Manager> {
-        match self {
-            Service::None => None,
-            Service::Own { manager, .. } | Service::Elsewhere { manager, .. } => Some(manager),
-        }
-    }
-
-    /// What an earlier install has given the service.
-    fn variable(&self, name: &str) -> Option<OsString> {
-        let Service::Own { variables, .. } = self else {
-            return None;
-        };
-        let given = name.starts_with("CLAUDE_CELLAR_");
-        let found = variables.iter().find(|(known, _)| given && known == name);
-        found.map(|(_, value)| value.clone())
-    }
-}
-
-/// Where the manager looks for the user's own units.
-pub fn unit_file(manager: &Manager) -> Result<PathBuf, Failure> {
-    let config = manager.variable("XDG_CONFIG_HOME").map(PathBuf::from);
-    let config = match config.filter(|dir| dir.is_absolute()) {
-        Some(dir) => dir,
-        None => {
-            let home = manager.variable("HOME").or_else(|| env::var_os("HOME"));
-            let home = home.ok_or_else(|| Failure::usage("HOME is not set"))?;
-            Path::new(&home).join(".config")
-        }
-    };
-    Ok(config.join("systemd/user").join(unit::NAME))
-}
-
 fn write_unit(file: &Path, text: &str) -> Result<(), Failure> {
     replace(file, text.as_bytes()).map_err(|e| Failure::at("cannot write the service", file, e))
 }
@@ -555,15 +519,45 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn present(config: &Config, mount_dir: &Path) -> Result<Present, Failure> {
     let cannot = |e: io::Error| Failure::at("cannot tell what is mounted at", mount_dir, e);
-    let mount = mounts::at(mount_dir).map_err(cannot)?;
-    if !mount.is_some_and(|mount| mount.is_cellar()) {
-        return Ok(Present::Nothing);
+    let deadline = Instant::now() + CHANGING;
+    loop {
+        // Asked first: whoever has ended by then has unmounted.
+        let holder = pidfile::holder(&config.pid_file, mount_dir).map_err(cannot)?;
+        let mount = mounts::at(mount_dir).map_err(cannot)?;
+        if mount.is_some_and(|mount| mount.is_cellar()) {
+            break;
+        }
+        if holder.is_none() || Instant::now() > deadline {
+            return Ok(Present::Nothing);
+        }
+        thread::sleep(STEP);
     }
     if mounts::health(mount_dir) == Health::Stale {
         return Ok(Present::Stale);
     }
     let holder = pidfile::holder(&config.pid_file, mount_dir).map_err(cannot)?;
     Ok(holder.map_or(Present::Older, |holder| Present::Ours(holder.pid)))
+}
+
+/// The store that is mounted. Another one in its place would hide what is in it.
+fn shown(config: &Config, mount_dir: &Path, present: Present) -> Result<PathBuf, Failure> {
+    let serves = match present {
+        Present::Ours(Some(pid)) => clients::store_of(pid),
+        Present::Older => legacy::store(config),
+        _ => None,
+    };
+    let asked = paths::resolve(&config.store_dir);
+    let shown = serves.map_or(asked.clone(), |dir| paths::resolve(&dir));
+    if config.store_from != StoreFrom::Named || shown == asked {
+        return Ok(shown);
+    }
+    let reason = format!("the sessions seen there are in {}", shown.display());
+    Err(
+        Failure::at("cannot install at", mount_dir, reason).advise(format!(
+            "unmount them and move them first: claude-cellar migrate-store --from {}",
+            shown.display()
+        )),
+    )
 }
 
 /// The path that will still lead to this program when it has been upgraded: where the shell found it,
@@ -589,6 +583,23 @@ fn same_file_system(a: &Path, b: &Path) -> bool {
     device(a) == device(b)
 }
 
+/// The first directory in a directory that this user may not move: moving one changes its `..`.
+fn immovable(dir: &Path) -> io::Result<Option<(PathBuf, String)>> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir()
+            && let Err(e) = sys::may_write(&entry.path())
+        {
+            return Ok(Some((entry.path(), e.to_string())));
+        }
+    }
+    Ok(None)
+}
+
 /// An ordinary user mounts with the help of a setuid program.
 fn check_fusermount() -> Result<(), Failure> {
     let there = paths::effective_uid() == 0
@@ -606,16 +617,16 @@ fn check_fusermount() -> Result<(), Failure> {
     }
 }
 
-/// Everything the store promises rests on `rename`.
+/// Everything the store promises rests on `rename`. What a killed probe left goes with the next.
 fn check_rename(store: &Path) -> Result<(), Failure> {
     let dir = existing(store).unwrap_or(Path::new("/"));
-    let name = |end: &str| dir.join(format!(".cellar-probe-{}{end}", std::process::id()));
-    let (old, new) = (name("-a"), name("-b"));
+    let (old, new) = (dir.join(".cellar-probe"), dir.join(".cellar-probe-moved"));
+    let clear = || [&old, &new].map(|file| fs::remove_file(file).is_ok());
+    clear();
     let tried = File::create_new(&old)
         .and_then(|_| File::create_new(&new))
         .and_then(|_| fs::rename(&old, &new));
-    let _ = fs::remove_file(&old);
-    let _ = fs::remove_file(&new);
+    clear();
     tried.map_err(|e| {
         Failure::at(
             "cannot keep a store in",

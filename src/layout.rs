@@ -5,6 +5,8 @@
 //! | empty, absent, or with directories of its own | the default place, or the one that is named |
 //! | exactly one symbolic link to a directory (a project kept on a network file system) | that directory |
 //!
+//! A default store that has something in it is not left for another one, which would hide it.
+//!
 //! A directory that a link leads to holds the sessions of one project, flat: they go into a project
 //! directory named after the link, within the store. While that is under way a mark in the store
 //! says so, because a half moved directory looks like something else. One that has projects in it
@@ -57,10 +59,9 @@ impl Layout {
         let mut layout = Layout::given(&config.store_dir);
         let mut links = links(&config.mount_dir).map_err(cannot)?;
         let projects = paths::resolve(&config.mount_dir);
-        let follows = |target: &Path| {
-            !paths::overlap(target, &projects)
-                && (config.store_from == StoreFrom::Default || *target == layout.store)
-        };
+        let free = config.store_from == StoreFrom::Default && !in_use(&layout.store);
+        let follows =
+            |target: &Path| !paths::overlap(target, &projects) && (free || *target == layout.store);
         if links.len() == 1 && follows(&links[0].1) {
             let (name, target) = links.remove(0);
             let project =
@@ -103,6 +104,12 @@ impl Layout {
         }
         File::open(projects)?.sync_all()
     }
+}
+
+/// Whether a store has anything in it.
+fn in_use(store: &Path) -> bool {
+    let mut entries = fs::read_dir(store).into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_name() != OWN)
 }
 
 /// The links to directories in a directory, and where they lead, in order.

@@ -51,6 +51,7 @@ pub mod repair;
 pub mod resume;
 pub mod rewrite;
 pub mod seal;
+pub mod service;
 pub mod session;
 pub mod shared;
 pub mod signals;

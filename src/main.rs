@@ -12,7 +12,7 @@ use claude_cellar::stats::Stats;
 use claude_cellar::status::Status;
 use claude_cellar::{
     archive, export, install, list, logfile, man, migrate_store, mount, repair, resume, signals,
-    trash, umount, uninstall, verify,
+    trash, umount, uninstall, unit, verify,
 };
 
 fn main() -> ExitCode {
@@ -31,6 +31,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Help(text) => print(text.as_bytes()),
         Command::ManPage => print(man::page(&PROGRAM).as_bytes()),
+        Command::Unit(program) => print(unit::text(&program, &[])?.as_bytes()),
         Command::Completions(shell) => print(shell.script(&PROGRAM).as_bytes()),
         Command::Version => {
             print(concat!("claude-cellar ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())
@@ -48,9 +49,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
             install::run(&options, &mut io::stdout())?;
             Ok(Exit::Done)
         }
-        Command::Uninstall { restore } => {
-            print(uninstall::run(&configured()?, restore)?.as_bytes())
-        }
+        Command::Uninstall { restore } => print(uninstall::run(restore)?.as_bytes()),
         Command::MigrateStore { from, dry_run } => {
             print(migrate_store::migrate(&configured()?, from.as_deref(), dry_run)?.as_bytes())
         }

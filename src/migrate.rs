@@ -18,7 +18,7 @@ mod copy;
 mod inventory;
 mod merge;
 
-pub use inventory::{Inventory, inventory, is_flat};
+pub use inventory::{Inventory, inventory, is_flat, note_flat};
 
 use crate::export::PART;
 use crate::frames::{Encoder, LEVEL_FOLD};
@@ -45,8 +45,6 @@ use std::time::{Duration, Instant};
 
 /// In the source's top directory: what nobody is to write to any more, on its way out.
 const ASIDE: &str = ".cellar-adopting";
-/// In the source's top directory while the sessions of one project are taken.
-const FLAT: &str = ".cellar-adopting.flat";
 
 const WORKERS: usize = 2;
 /// Files whose copies are synced together: the first sync pays for all of them.
@@ -179,12 +177,6 @@ impl Migration {
 
     /// Takes everything; an error is one that the remaining entries would meet too.
     pub fn run(mut self) -> io::Result<Taken> {
-        let flat = self.how != How::Import && !self.to.as_os_str().is_empty();
-        if flat {
-            let flags = libc::O_WRONLY | libc::O_CREAT;
-            sys::open_at(self.top.as_fd(), FLAT.as_ref(), flags, 0o600)?;
-            sync_dir(self.top.as_fd())?;
-        }
         self.finish_merges()?;
         for _ in 0..PASSES {
             self.taken.failures.clear();
@@ -197,9 +189,6 @@ impl Migration {
         if self.changed {
             let reason = io::Error::other("something is writing to it all the time");
             self.taken.failures.push((PathBuf::from("."), reason));
-        }
-        if flat && self.taken.failures.is_empty() {
-            sys::unlink_at(self.top.as_fd(), FLAT.as_ref())?;
         }
         sync_dir(self.top.as_fd())?;
         Ok(self.taken)
@@ -766,7 +755,7 @@ impl Migration {
 }
 
 /// Whether the remaining entries would meet this error too.
-fn is_full(e: &io::Error) -> bool {
+pub fn is_full(e: &io::Error) -> bool {
     [libc::ENOSPC, libc::EDQUOT, libc::EROFS]
         .iter()
         .any(|code| is(e, *code))

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Config;
 use crate::exit::Failure;
-use crate::migrate::{How, Inventory, Migration, Taken, inventory, is_flat};
+use crate::migrate::{How, Inventory, Migration, Taken, inventory, is_flat, note_flat};
 use crate::shared::Shared;
 use crate::store::Store;
 use crate::sys::is;
@@ -94,12 +94,21 @@ impl Source {
         let cannot = |e: io::Error| {
             Failure::at("cannot take all of", &self.dir, e).advise("run it again to go on")
         };
+        let flat = how == How::Migrate && !self.to.as_os_str().is_empty();
         let taken = File::open(&self.dir)
             .and_then(|top| {
+                if flat {
+                    note_flat(&top, true)?;
+                }
                 let shared = Arc::new(Shared::new(store));
-                let mut migration = Migration::new(shared, top.into(), &self.to, how)?;
+                let source = top.try_clone()?.into();
+                let mut migration = Migration::new(shared, source, &self.to, how)?;
                 migration.expect(self.inventory.bytes());
-                migration.run()
+                let taken = migration.run()?;
+                if flat && taken.failures.is_empty() {
+                    note_flat(&top, false)?;
+                }
+                Ok(taken)
             })
             .map_err(cannot)?;
         let seconds = started.elapsed().as_secs_f64();

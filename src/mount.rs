@@ -41,6 +41,7 @@ use crate::seal::Sealer;
 use crate::shared::Shared;
 use crate::signals::{self, Signal};
 use crate::store::Store;
+use crate::sys::is;
 use crate::trash::Trash;
 use crate::tree::Tree;
 use crate::{logfile, notify, paths, tuning};
@@ -125,6 +126,21 @@ fn lock(config: &Config, mount_dir: &Path) -> Result<Result<PidFile, Holder>, Fa
     take()
 }
 
+/// The directory that is to be mounted over, and the lock that keeps every daemon from mounting there:
+/// taken in through a mount, the sessions would be moved onto themselves.
+pub fn beneath(config: &Config, mount_dir: &Path) -> Result<(File, PidFile), Failure> {
+    let cannot = |error: io::Error| Failure::at("cannot open", mount_dir, error);
+    let lock = match PidFile::lock(&config.pid_file, mount_dir)? {
+        Ok(lock) => lock,
+        Err(holder) => return Err(already_mounted(mount_dir, holder)),
+    };
+    let top = File::open(mount_dir).map_err(cannot)?;
+    match mounts::in_cellar(&top).map_err(cannot)? {
+        true => Err(already_mounted(mount_dir, Holder { pid: None })),
+        false => Ok((top, lock)),
+    }
+}
+
 struct Daemon<'a> {
     config: &'a Config,
     mount_dir: PathBuf,
@@ -198,7 +214,13 @@ impl Daemon<'_> {
     fn open_store(&self) -> Result<Arc<Shared>, Failure> {
         Store::open(&self.store_dir, false, self.config.compress_bundles)
             .map(|store| Arc::new(Shared::new(store)))
-            .map_err(|error| Failure::at("cannot open the store", &self.store_dir, error))
+            .map_err(
+                |error| match is(&error, libc::EAGAIN) || is(&error, libc::EACCES) {
+                    true => Failure::at("cannot use the store", &self.store_dir, "it is locked")
+                        .advise("a migration or a repair is at work on it; wait for its end"),
+                    false => Failure::at("cannot open the store", &self.store_dir, error),
+                },
+            )
     }
 
     /// Takes in what lies beneath the mountpoint. What cannot be taken in must not keep the sessions
@@ -219,8 +241,11 @@ impl Daemon<'_> {
             Path::new(""),
             migrate::How::Adopt,
         )
-        .and_then(Migration::run)
-        .map_err(cannot)?;
+        .and_then(Migration::run);
+        let taken = match taken {
+            Err(error) if migrate::is_full(&error) => return Ok(vec![(PathBuf::new(), error)]),
+            taken => taken.map_err(cannot)?,
+        };
         if taken.entries + taken.merged + taken.recovered > 0 {
             log::info!("took in what lay beneath the mountpoint: {taken}");
         }

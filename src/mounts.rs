@@ -67,6 +67,13 @@ pub fn at(point: &Path) -> io::Result<Option<Mount>> {
     Ok(parse(&table).filter(|mount| mount.point == point).last())
 }
 
+/// The first mountpoint below this resolved path.
+pub fn below(dir: &Path) -> io::Result<Option<PathBuf>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let mut points = parse(&table).map(|mount| mount.point);
+    Ok(points.find(|point| point != dir && point.starts_with(dir)))
+}
+
 /// Whether an open file or directory lies in a mounted cellar.
 pub fn in_cellar(fd: impl AsFd) -> io::Result<bool> {
     let device = sys::fstat(fd)?.dev;

@@ -260,8 +260,7 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps bytes that have no place any more in `.cellar/recovered`, durably; half of them are not
-    /// kept.
+    /// Keeps bytes that have no place any more in `.cellar/recovered`.
     pub fn recover_bytes(&self, place: &Place, bytes: &mut dyn io::Read) -> io::Result<OsString> {
         self.recover(place, |dir, name| {
             let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
@@ -272,7 +271,7 @@ impl Store {
         })
     }
 
-    /// Keeps what `make` makes in `.cellar/recovered`, durably.
+    /// Keeps what `make` makes in `.cellar/recovered`, durably; half of it is not kept.
     pub fn recover(
         &self,
         place: &Place,

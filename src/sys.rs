@@ -209,6 +209,15 @@ pub fn symlink_at(target: &OsStr, dir: BorrowedFd, name: &OsStr) -> io::Result<(
     check(unsafe { libc::symlinkat(target.as_ptr(), dir.as_raw_fd(), name.as_ptr()) }).map(drop)
 }
 
+/// Whether this process may write to a file, as far as the mode and the file system say.
+pub fn may_write(path: &std::path::Path) -> io::Result<()> {
+    let path = c(path.as_os_str())?;
+    // SAFETY: the path is terminated.
+    let may =
+        unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK, libc::AT_EACCESS) };
+    check(may).map(drop)
+}
+
 pub fn readlink_at(dir: BorrowedFd, name: &OsStr) -> io::Result<OsString> {
     let name = c(name)?;
     let mut buf = vec![0u8; libc::PATH_MAX as usize];
@@ -528,17 +537,28 @@ pub fn read_dir(dir: BorrowedFd) -> io::Result<Vec<Entry>> {
     }
 }
 
-/// Whether somebody has the file, opened here for reading, open for writing: a read lease is refused
-/// then. False where nobody can tell (network file systems, files of other users).
+/// Whether somebody has the file, opened here for reading, open for writing. False where nobody can
+/// tell (network file systems, files of other users).
 pub fn has_writers(file: &File) -> bool {
+    refuses_lease(file, libc::F_RDLCK)
+}
+
+/// Whether somebody but the caller, who has it open for writing, has the file open. Readers are not
+/// seen everywhere.
+pub fn has_others(file: &File) -> bool {
+    refuses_lease(file, libc::F_WRLCK)
+}
+
+/// A lease is refused to whom others would break it at once; it is given back.
+fn refuses_lease(file: &File, kind: libc::c_int) -> bool {
     /// Not in the libc crate.
     const F_SETSIG: libc::c_int = 10;
     let fd = file.as_raw_fd();
-    // SAFETY: plain numbers; the lease is given back at once. Should somebody open the file for
-    // writing in that moment, the signal is one that does nothing by default.
+    // SAFETY: plain numbers. Should somebody open the file while the lease is held, the signal is one
+    // that does nothing by default.
     unsafe {
         libc::fcntl(fd, F_SETSIG, libc::SIGURG);
-        let refused = libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) < 0
+        let refused = libc::fcntl(fd, libc::F_SETLEASE, kind) < 0
             && is(&io::Error::last_os_error(), libc::EAGAIN);
         libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK);
         refused

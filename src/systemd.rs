@@ -42,6 +42,10 @@ impl Manager {
         systemctl(&["is-active", "--quiet", unit]).is_ok_and(|output| output.status.success())
     }
 
+    pub fn is_enabled(&self, unit: &str) -> bool {
+        systemctl(&["is-enabled", "--quiet", unit]).is_ok_and(|output| output.status.success())
+    }
+
     /// Runs one command of `systemctl --user`.
     pub fn run(&self, args: &[&str]) -> Result<(), Failure> {
         let what = format!("systemctl --user {}", args.join(" "));

@@ -5,38 +5,42 @@
 //! it, so that an interrupted restore is taken in again at the next login, or finished by running
 //! this again.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::export::Export;
-use crate::install::unit_file;
 use crate::migrate::{How, Migration};
 use crate::migrate_store::complete;
 use crate::mounts::{self, Health};
+use crate::service::Service;
 use crate::shared::Shared;
 use crate::store::Store;
-use crate::systemd::Manager;
-use crate::{paths, size, umount, unit};
+use crate::{clients, mount, paths, size, umount, unit};
 
 /// A name that an export could have.
 const NOWHERE: &str = ".claude-cellar-restore";
 
 /// Uninstalls; returns what to tell about it.
-pub fn run(config: &Config, restore: bool) -> Result<String, Failure> {
-    let manager = Manager::find();
+pub fn run(restore: bool) -> Result<String, Failure> {
+    let service = Service::find(false)?;
+    let config = &service.config()?;
     let mount_dir = paths::resolve(&config.mount_dir);
     let store = paths::resolve(&config.store_dir);
     if restore {
         // Looked at beside the mount, before it ends: there must be space for all.
         Export::prepare(&store, &mount_dir.with_file_name(NOWHERE))?;
     }
+    if let Some(client) = clients::of(&mount_dir) {
+        return Err(Failure::at("cannot unmount", &mount_dir, client)
+            .advise("close it first; nothing has been changed"));
+    }
     let mut told = Vec::new();
     let mounted = mounts::at(&mount_dir).is_ok_and(|mount| mount.is_some());
-    if let Some(manager) = &manager
+    if let Some(manager) = service.manager()
         && manager.is_active(unit::NAME)
     {
         manager.run(&["stop", unit::NAME])?;
@@ -45,9 +49,7 @@ pub fn run(config: &Config, restore: bool) -> Result<String, Failure> {
     if restore {
         told.push(bring_back(config, &store, &mount_dir)?);
     }
-    if let Some(manager) = &manager {
-        told.extend(remove_unit(manager)?);
-    }
+    told.extend(remove_unit(&service)?);
     if mounted {
         told.push(format!("unmounted {}", mount_dir.display()));
     }
@@ -73,13 +75,14 @@ fn bring_back(config: &Config, store: &Path, mount_dir: &Path) -> Result<String,
     paths::create_private(mount_dir).map_err(cannot)?;
     let opened = Store::open(store, false, config.compress_bundles)
         .map_err(|e| Failure::at("cannot open the store", store, e))?;
-    let top = File::open(mount_dir).map_err(cannot)?.into();
+    let (top, unmounted) = mount::beneath(config, mount_dir)?;
     let shared = Arc::new(Shared::new(opened));
-    let taken = Migration::new(shared, top, Path::new(""), How::Adopt)
+    let taken = Migration::new(shared, top.into(), Path::new(""), How::Adopt)
         .and_then(Migration::run)
         .map_err(cannot)?;
     complete(mount_dir, taken)?;
     let done = Export::prepare(store, mount_dir)?.run()?;
+    unmounted.remove();
     if let Some(failed) = done.failed.first() {
         let (path, count) = (mount_dir.join(&failed.path), done.failed.len() as u64);
         let reason = format!("{} ({} in all)", failed.why, size::count(count, "file"));
@@ -93,28 +96,40 @@ fn bring_back(config: &Config, store: &Path, mount_dir: &Path) -> Result<String,
     ))
 }
 
-/// Removes the service if it is ours.
-fn remove_unit(manager: &Manager) -> Result<Option<String>, Failure> {
-    let file = unit_file(manager)?;
-    let cannot = |e: io::Error| Failure::at("cannot remove", &file, e);
-    match file.symlink_metadata() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(elsewhere(manager)),
-        Err(e) => return Err(cannot(e)),
-        Ok(meta) if meta.is_symlink() => return Ok(elsewhere(manager)),
-        Ok(_) => {}
+/// Removes the service if it is ours, and lets no package's start.
+fn remove_unit(service: &Service) -> Result<Option<String>, Failure> {
+    let (Service::None { file, .. } | Service::Own { file, .. } | Service::Elsewhere { file, .. }) =
+        service;
+    if !file.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+        return elsewhere(service);
     }
-    manager.run(&["disable", unit::NAME])?;
-    fs::remove_file(&file).map_err(cannot)?;
-    manager.run(&["daemon-reload"])?;
+    match service {
+        Service::Elsewhere { .. } => return elsewhere(service),
+        Service::Own { manager, .. } => manager.run(&["disable", unit::NAME])?,
+        // No manager is there to do it.
+        Service::None { .. } => drop(fs::remove_file(unit::wanted_by(file))),
+    }
+    fs::remove_file(file).map_err(|e| Failure::at("cannot remove", file, e))?;
+    if let Service::Own { manager, .. } = service {
+        manager.run(&["daemon-reload"])?;
+    }
     Ok(Some(format!("removed {}", file.display())))
 }
 
-fn elsewhere(manager: &Manager) -> Option<String> {
-    let file: PathBuf = manager.fragment(unit::NAME)?;
-    Some(format!(
+fn elsewhere(service: &Service) -> Result<Option<String>, Failure> {
+    let Service::Elsewhere { manager, file, .. } = service else {
+        return Ok(None);
+    };
+    if service.is_packaged() {
+        manager.run(&["disable", unit::NAME])?;
+        if !manager.is_enabled(unit::NAME) {
+            return Ok(Some(format!("disabled {}", file.display())));
+        }
+    }
+    Ok(Some(format!(
         "the service {} is managed elsewhere: disable it there, or it starts at the next login",
         file.display()
-    ))
+    )))
 }
 
 fn kept(store: &Path, restored: bool) -> String {

@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::exit::Failure;
 
@@ -23,9 +23,15 @@ pub fn path() -> &'static str {
 }
 
 /// The unit that runs `program` with these variables. Fails for what systemd cannot hold: names that
-/// are not UTF-8.
+/// are not UTF-8, and programs with quotes or the like in their path.
 pub fn text(program: &Path, variables: &[(&str, OsString)]) -> Result<String, Failure> {
-    let program = quoted(&utf8(program.as_os_str().to_owned())?);
+    let name = utf8(program.as_os_str().to_owned())?;
+    if name.contains(|c: char| c.is_ascii_control() || "\"'\\".contains(c)) {
+        let reason = "it has a character that systemd runs no program with";
+        return Err(Failure::at("cannot start", program, reason)
+            .advise("put it elsewhere, or use --no-systemd"));
+    }
+    let program = quoted(&name);
     let mut environment = String::new();
     for (name, value) in variables {
         let value = utf8(value.clone())?;
@@ -38,6 +44,11 @@ pub fn text(program: &Path, variables: &[(&str, OsString)]) -> Result<String, Fa
     Ok(TEMPLATE
         .replace("@program@", &program)
         .replace("@environment@\n", &environment))
+}
+
+/// The link that enables a unit's file.
+pub fn wanted_by(file: &Path) -> PathBuf {
+    file.with_file_name("default.target.wants").join(NAME)
 }
 
 /// The variables that a unit's text sets.
@@ -154,5 +165,6 @@ mod tests {
         assert_eq!(quoted("/über"), "\"/über\"");
         let odd = OsString::from_vec(b"/\xff".to_vec());
         assert!(text(Path::new(&odd), &[]).is_err());
+        assert!(text(Path::new("/a/it's"), &[]).is_err());
     }
 }

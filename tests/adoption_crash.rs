@@ -5,6 +5,7 @@ mod common;
 
 use common::foreign::old_release;
 use common::seen::{Tree, as_mounted, assert_seen, seen, without_times_of_directories};
+use common::strace::{has_strace, under_strace};
 use common::{Mount, assert_same, corpus, leftovers, line, rng::Rng, sys};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -147,23 +148,7 @@ impl Case {
 
     /// The same under strace, which kills it at the `n`th call of this name.
     fn killed_at(&self, call: &str, n: usize) -> Command {
-        let command = self.command();
-        let mut strace = Command::new("strace");
-        strace
-            .args(["-f", "-qq", "-o", "/dev/null", "-e"])
-            .arg(format!("trace={call}"))
-            .arg("-e")
-            .arg(format!("inject={call}:signal=KILL:when={n}"))
-            .arg(command.get_program())
-            .args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => strace.env(name, value),
-                None => strace.env_remove(name),
-            };
-        }
-        strace.current_dir(command.get_current_dir().unwrap());
-        strace
+        under_strace(&self.command(), call, &format!("signal=KILL:when={n}"))
     }
 
     /// Runs it until it ends, or until it has mounted and is killed then. Returns whether it was killed before.
@@ -258,14 +243,6 @@ fn kill_tree(pid: u32) {
     }
     // SAFETY: ends what this test has started and not yet waited for.
     unsafe { libc::kill(pid as i32, libc::SIGKILL) };
-}
-
-fn has_strace() -> bool {
-    let found = Command::new("strace")
-        .arg("-V")
-        .stdout(Stdio::null())
-        .status();
-    found.is_ok_and(|status| status.success())
 }
 
 const STEPS: [&str; 10] = [

@@ -38,6 +38,15 @@ fn help_and_version_go_to_stdout() {
 }
 
 #[test]
+fn packages_get_the_service_that_install_would_write() {
+    let home = Home::new();
+    let unit = home.run("help --unit /usr/bin/claude-cellar").ends(0).out;
+    let text = claude_cellar::unit::text("/usr/bin/claude-cellar".as_ref(), &[]);
+    assert_eq!(Ok(unit), text);
+    home.run("help --unit").ends(2).complains(&["--unit"]);
+}
+
+#[test]
 fn wrong_usage_is_2_with_one_line_that_helps() {
     let home = Home::new();
     for (line, hint) in [

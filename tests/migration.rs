@@ -5,6 +5,7 @@ mod common;
 
 use common::foreign::old_release;
 use common::seen::{as_mounted, assert_seen, seen};
+use common::strace::{has_strace, under_strace};
 use common::{Mount, assert_same, corpus, entries, leftovers, line, rng::Rng, sys, zstd_dc};
 use std::fs;
 use std::path::Path;
@@ -427,9 +428,11 @@ fn a_client_that_writes_to_what_is_migrated_loses_no_line() {
         let written: Vec<Vec<u8>> = thread::scope(|scope| {
             let stop = std::sync::atomic::AtomicBool::new(false);
             let stop = &*Box::leak(Box::new(stop));
+            let pauses = [500, 5_000, 15_000, 25_000].map(Duration::from_micros);
             let writers: Vec<_> = names
                 .iter()
-                .map(|path| {
+                .zip(pauses)
+                .map(|(path, pause)| {
                     scope.spawn(move || {
                         let mut written = Vec::new();
                         for number in 0.. {
@@ -443,16 +446,20 @@ fn a_client_that_writes_to_what_is_migrated_loses_no_line() {
                             };
                             sys::write(&file, &text).unwrap();
                             written.extend(text);
-                            thread::sleep(Duration::from_micros(500));
+                            thread::sleep(pause);
                         }
                         written
                     })
                 })
                 .collect();
-            for _ in 0..8 {
+            for _ in 0..6 {
                 thread::sleep(Duration::from_millis(30));
-                // While somebody writes all the time it may say so.
-                mount.run(&["migrate-store", "--from", &source]);
+                // While somebody writes all the time it may say so. Removing is held up: a line may come just then.
+                let mut command = mount.command(&["migrate-store", "--from", &source]);
+                if has_strace() {
+                    command = under_strace(&command, "unlinkat", "delay_enter=12000");
+                }
+                command.output().unwrap();
             }
             stop.store(true, std::sync::atomic::Ordering::SeqCst);
             writers.into_iter().map(|w| w.join().unwrap()).collect()

@@ -1,6 +1,6 @@
 //! What a directory of sessions holds, before anything is done to it.
 
-use super::{FLAT, is_own};
+use super::is_own;
 use crate::names::{is_session, visible_name};
 use crate::size;
 use crate::sys;
@@ -9,6 +9,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+
+/// In a directory that is being taken as one project's.
+const FLAT: &str = ".cellar-adopting.flat";
 
 /// Counts and bytes of what is in a directory, at every depth.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -49,8 +52,8 @@ impl fmt::Display for Inventory {
     }
 }
 
-/// Whether a directory is one project's: it has sessions itself, and no directory in it has. One that
-/// was taken as such still is when what is left of it does not show it any more.
+/// Whether a directory is one project's: it has sessions itself, and no directory in it has; or it was
+/// noted to be, when it still had them.
 pub fn is_flat(dir: &Path) -> io::Result<bool> {
     let top = File::open(dir)?;
     if sys::stat_at(top.as_fd(), FLAT.as_ref()).is_ok() {
@@ -72,6 +75,17 @@ pub fn is_flat(dir: &Path) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Notes that a directory is one project's, or that all of it has been taken.
+pub fn note_flat(dir: &File, flat: bool) -> io::Result<()> {
+    if flat {
+        let flags = libc::O_WRONLY | libc::O_CREAT;
+        sys::open_at(dir.as_fd(), FLAT.as_ref(), flags, 0o600)?;
+    } else {
+        sys::unlink_at(dir.as_fd(), FLAT.as_ref())?;
+    }
+    dir.sync_all()
 }
 
 /// Counts what is in a directory; links are not followed. What a directory nobody may read holds

@@ -9,8 +9,9 @@
 //!
 //! A kill must neither lose the fragment nor append it twice, and the client may be writing to it at
 //! this moment. So it is first moved aside, where nobody opens it any more, and the last writer is
-//! waited for; a program that keeps it open gets it back, for another time. Then the plan (which bytes come after which size of the session) is written down,
-//! synced, and carried out; whoever finds a plan looks how much of it has been done and does the rest.
+//! waited for; a program that keeps it open gets it back, for another time. Then the plan (which bytes
+//! come after which size of the session) is written down, synced, and carried out; whoever finds a
+//! plan looks how much of it has been done and does the rest.
 
 use super::{ASIDE, How, Migration, is_full, sorted};
 use crate::frames::{self, Index};

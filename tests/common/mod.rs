@@ -15,6 +15,7 @@ pub mod frames;
 mod mount;
 pub mod rng;
 pub mod seen;
+pub mod strace;
 pub mod sys;
 
 pub use mount::Mount;

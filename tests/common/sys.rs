@@ -243,11 +243,13 @@ pub fn flock(fd: &OwnedFd, operation: i32) -> Result<i64> {
 
 /// Does a FUSE daemon answer here?
 pub fn is_fuse(path: &Path) -> bool {
-    const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
+    const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
     // SAFETY: all zeros is a valid statfs.
     let mut found: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: a terminated path and room for the answer.
-    unsafe { libc::statfs(c(path).as_ptr(), &mut found) == 0 && found.f_type == FUSE_SUPER_MAGIC }
+    unsafe {
+        libc::statfs(c(path).as_ptr(), &mut found) == 0 && found.f_type as u64 == FUSE_SUPER_MAGIC
+    }
 }
 
 /// Lazily unmount what is mounted here; false when nothing was, or we may not.
