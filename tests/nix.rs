@@ -12,7 +12,7 @@ use claude_cellar::unit;
 #[test]
 fn home_manager_declares_the_unit_that_install_writes() {
     let own = "[Unit] X-SwitchMethod=keep-old";
-    let store = "/home/alice/100% sessions";
+    let store = "/home/alice/100%used sessions";
     assert_eq!(declared("home-manager", own), written(store));
 }
 

@@ -2,8 +2,8 @@
 {
   home-manager = {
     enable = true;
-    # Spaces and percent signs are nothing special.
-    storeDir = "/home/alice/100% sessions";
+    # Neither a space nor `%u` means anything in it.
+    storeDir = "/home/alice/100%used sessions";
     sealAfter = 1;
   };
 

@@ -5,7 +5,7 @@
 . "$(dirname "$0")/lib.sh"
 
 case $1 in
-home-manager) store=~/'100% sessions' ;;
+home-manager) store=~/'100%used sessions' ;;
 nixos) store=~/sessions ;;
 esac
 package=~/package
