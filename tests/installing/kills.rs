@@ -346,12 +346,12 @@ fn an_install_beside_a_daemon_that_starts_waits_for_it() {
 }
 
 #[test]
-#[ignore = "directories that a killed copy made keep its modes, and hard links part"]
+#[ignore = "not yet: what a killed copy made is taken for what was there"]
 fn a_killed_copy_keeps_the_modes_of_directories_and_hard_links() {
-    for n in 1..20 {
+    for n in [8, 14, 20] {
         let start = Start::new(Layout::Other);
-        if has_strace() && start.killed_at("install --no-systemd", "unlinkat", n) {
-            let when = format!("killed at unlinkat {n}");
+        if has_strace() && start.killed_at("install --no-systemd", "mkdirat", n) {
+            let when = format!("killed at mkdirat {n}");
             start.run("install --no-systemd", &when);
             assert_same(&tree(&start.home.mount_dir()), &start.want, &when);
         }
