@@ -1,6 +1,6 @@
 //! Killed at any instant and run again: no file is lost or altered.
 //!
-//! `CELLAR_TEST_ROUNDS` sets how many kills each test makes (8 unless told otherwise). Where `strace` is installed,
+//! `CELLAR_TEST_ROUNDS` sets how many kills each test makes (4 unless told otherwise). Where `strace` is installed,
 //! kills also hit exactly the calls after which the state on disk is another.
 
 use super::trees::{self, Tree, assert_files, assert_same, tree, united};
@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 fn rounds() -> u64 {
     let named = std::env::var("CELLAR_TEST_ROUNDS").ok();
-    named.and_then(|text| text.parse().ok()).unwrap_or(8)
+    named.and_then(|text| text.parse().ok()).unwrap_or(4)
 }
 
 /// Where the projects come from.
