@@ -430,7 +430,8 @@ impl Migration {
         if stat.is(libc::S_IFREG) {
             return self.copy_entry(dir, name, stat, place, Form::Raw);
         }
-        copy::special(source, name, stat, parent.as_fd(), name)?;
+        let make = |to: BorrowedFd, new: &OsStr| copy::special(source, name, stat, to, new);
+        self.shared.store.place_made(parent.as_fd(), name, make)?;
         self.copied(dir, name, stat, &place)
     }
 

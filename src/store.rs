@@ -245,6 +245,13 @@ impl Store {
     /// Removes what killed daemons left in `.cellar/tmp`: never anything but unfinished copies.
     pub fn sweep(&self) -> io::Result<()> {
         for entry in sys::read_dir(self.tmp.as_fd())? {
+            let special = sys::stat_at(self.tmp.as_fd(), &entry.name)
+                .is_ok_and(|stat| !stat.is(libc::S_IFREG) && !stat.is(libc::S_IFDIR));
+            if special {
+                // Cannot be locked; who is at work on it makes it again.
+                sys::unlink_at(self.tmp.as_fd(), &entry.name)?;
+                continue;
+            }
             let Ok(file) = sys::open_at(
                 self.tmp.as_fd(),
                 &entry.name,
@@ -258,6 +265,27 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Puts what `make` makes in a place, whole: it is made in `.cellar/tmp`. EEXIST if something is
+    /// there, EAGAIN if another daemon's sweep has taken it for a leftover.
+    pub fn place_made(
+        &self,
+        dir: BorrowedFd,
+        name: &OsStr,
+        make: impl FnOnce(BorrowedFd, &OsStr) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let (tmp, new) = (self.tmp.as_fd(), self.unique("new"));
+        let placed = make(tmp, &new)
+            .and_then(|()| sys::rename_at(tmp, &new, dir, name, libc::RENAME_NOREPLACE));
+        match placed {
+            Err(e) if is(&e, libc::ENOENT) => Err(errno(libc::EAGAIN)),
+            Err(e) => {
+                let _ = sys::unlink_at(tmp, &new);
+                Err(e)
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Keeps bytes that have no place any more in `.cellar/recovered`.
