@@ -1,4 +1,5 @@
-# What README.md says of Nix: each flake in it evaluated with the inputs of this one, and each command has what it needs.
+# What README.md says of Nix: each flake in it is that of a file, which is evaluated with the inputs of this one, and each
+# command has what it needs.
 {
   home-manager,
   lib,
@@ -17,13 +18,14 @@ let
       lib.tail (lib.splitString "\n```${language}\n" text)
     );
 
-  flakes = map (
-    text:
-    import (builtins.toFile "flake.nix" (lib.replaceStrings [ "./configuration.nix" ] [ "{ }" ] text))
-  ) (blocks "nix");
+  files = [
+    ./readme/home-manager.nix
+    ./readme/nixos.nix
+  ];
   configurations = lib.concatMap (
-    flake:
+    file:
     let
+      flake = import file;
       outputs = flake.outputs {
         inherit home-manager nixpkgs;
         claude-cellar = self;
@@ -32,7 +34,7 @@ let
     assert flake.inputs.nixpkgs == inputs.nixpkgs;
     assert flake.inputs.home-manager or inputs.home-manager == inputs.home-manager;
     lib.attrValues (outputs.homeConfigurations or { } // outputs.nixosConfigurations or { })
-  ) flakes;
+  ) files;
 
   # What comes after these words does not matter.
   needs = {
@@ -47,11 +49,14 @@ let
   ) commands;
 in
 assert lib.assertMsg (
+  map (block: block + "\n") (blocks "nix") == map builtins.readFile files
+) "README.md should have the flakes of tests/nixos/readme, word for word";
+assert lib.assertMsg (
   map ({ config, ... }: config.systemd.user.services ? claude-cellar) configurations == [
     true
     true
   ]
-) "README.md should have one home-manager and one NixOS configuration, each with the service";
+) "the flakes in README.md should be one for home-manager and one for NixOS, each with the service";
 assert lib.assertMsg (
   lib.sort lib.lessThan (lib.concatLists needed) == lib.attrNames needs
   && lib.all (prefixes: prefixes != [ ]) needed
