@@ -55,6 +55,9 @@ const SIGNAL: Duration = Duration::from_millis(50);
 /// How long a daemon that does not serve its mount may take to end.
 const ENDING: Duration = Duration::from_secs(2);
 
+/// How long one may that compresses a large session.
+const SEALING: Duration = Duration::from_secs(15);
+
 /// Two threads: one goes on when the other waits for the disk; more cost more than they give.
 const THREADS: usize = 2;
 
@@ -130,6 +133,8 @@ fn lock(config: &Config, mount_dir: &Path) -> Result<Result<PidFile, Holder>, Fa
 /// taken in through a mount, the sessions would be moved onto themselves.
 pub fn beneath(config: &Config, mount_dir: &Path) -> Result<(File, PidFile), Failure> {
     let cannot = |error: io::Error| Failure::at("cannot open", mount_dir, error);
+    // Unmounted a moment ago, one may still be ending.
+    pidfile::wait_gone(&config.pid_file, mount_dir, SEALING).map_err(cannot)?;
     let lock = match PidFile::lock(&config.pid_file, mount_dir)? {
         Ok(lock) => lock,
         Err(holder) => return Err(already_mounted(mount_dir, holder)),

@@ -248,18 +248,18 @@ impl Session {
         self.store().apply_sidecar(dir, &place.name)?;
         let stored = self.store().stored_name(&place.name, Form::Packed)?;
         let file = self.store().open_file(dir, &stored, libc::O_RDONLY)?;
-        // It may have grown since it was found, and may grow while it is walked.
+        // It may have changed since it was found, and may change while it is walked.
         let mut stat = sys::fstat(&file)?;
         let index = loop {
-            let index = frames::index(&file, stat.size)?;
-            if index.torn == 0 && index.lost_at.is_none() {
-                Hint::from(index.ends).set(file.as_fd());
-            }
+            let walked = frames::index(&file, stat.size);
             let size = std::mem::replace(&mut stat, sys::fstat(&file)?).size;
             if stat.size == size {
-                break index;
+                break walked?;
             }
         };
+        if index.torn == 0 && index.lost_at.is_none() {
+            Hint::from(index.ends).set(file.as_fd());
+        }
         let known = Known {
             stamp: Stamp::of(&stat),
             ends: index.ends,
@@ -775,6 +775,9 @@ mod tests {
         // What somebody saw while half of the frame was written.
         let mut found = store.find(dir.as_fd(), &place.name).unwrap();
         found.stat.size -= 40;
+        session.attributes(dir.as_fd(), &place, found).unwrap();
+        // What somebody saw before another host replaced it by a smaller one.
+        found.stat.size += 1_000;
         session.attributes(dir.as_fd(), &place, found).unwrap();
         session.open(&at, true, false).unwrap();
         session.write(&at, 0, b"end", true, false).unwrap();

@@ -413,7 +413,11 @@ impl Store {
             return Ok(Some(hint.logical));
         }
         let file = self.open_file(dir, stored, libc::O_RDONLY)?;
-        Ok(frames::ends(&file, size)?.map(|ends| ends.logical))
+        match frames::ends(&file, size) {
+            // It was replaced by a shorter one, or cut, since it was found.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            ends => Ok(ends?.map(|ends| ends.logical)),
+        }
     }
 
     /// Gives a compressed session the modification time that 0.3.0's sidecar tells.
