@@ -1,7 +1,9 @@
-//! The units that the Nix modules are expected to declare are the one that `install` writes.
+//! The units that the Nix modules are expected to declare are the one that `install` writes, and the flakes in the
+//! README are those that are tested.
 //!
-//! `tests/nixos/modules.nix` compares the modules with the same files. Nix sorts what it writes, and each module adds
-//! a line of its own; specifiers are for the NixOS module to expand, so a percent sign is one there already.
+//! `tests/nixos` compares the modules with the same units, and evaluates the same flakes. Nix sorts what it writes,
+//! and each module adds a line of its own; specifiers are for the NixOS module to expand, so a percent sign is one
+//! there already.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,6 +24,19 @@ fn nixos_declares_the_unit_that_install_writes() {
     let written = written("%h/sessions").into_iter();
     let written = written.map(|line| line.replace("%%", "%")).collect();
     assert_eq!(declared("nixos", own), written);
+}
+
+#[test]
+fn the_flakes_of_the_readme_are_the_tested_ones() {
+    let read = |name: &str| {
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect("a file")
+    };
+    let readme = read("README.md");
+    let blocks = readme.split("\n```nix\n").skip(1);
+    let blocks: Vec<&str> = blocks.filter_map(|text| text.split("```").next()).collect();
+    let files =
+        ["home-manager", "nixos"].map(|name| read(&format!("tests/nixos/readme/{name}.nix")));
+    assert_eq!(blocks, files);
 }
 
 fn declared(module: &str, own: &str) -> BTreeSet<String> {

@@ -7,7 +7,7 @@ step 'a user with sessions'
 mkdir -p ~/.cargo/bin
 cp /payload/claude-cellar "$cellar"
 install -d -m 700 "$projects"
-python3 $scripts/sessions.py "$projects"
+python3 "$scripts/sessions.py" "$projects"
 manifest "$projects" >~/original
 du -sh --apparent-size "$projects"
 

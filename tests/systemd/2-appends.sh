@@ -14,7 +14,7 @@ cat >~/.config/systemd/user/client.service <<UNIT
 Description=A client that appends
 
 [Service]
-ExecStart=/usr/bin/python3 $scripts/client.py write $live $client_log
+ExecStart=/usr/bin/python3 "$scripts/client.py" write $live $client_log
 
 [Install]
 WantedBy=default.target
@@ -62,12 +62,12 @@ goes_on
 step 'the client stops'
 systemctl --user stop client.service
 grep '^#' "$client_log" | sort | uniq -c || true
-python3 $scripts/client.py check "$live" "$client_log"
+python3 "$scripts/client.py" check "$live" "$client_log"
 
 step 'and again from the store'
 systemctl --user reset-failed
 systemctl --user restart "$unit"
-python3 $scripts/client.py check "$live" "$client_log"
+python3 "$scripts/client.py" check "$live" "$client_log"
 systemctl --user stop "$unit"
 [ -z "$(ls -A "$projects")" ] || fail "something is left beneath the mount: $(find "$projects")"
 systemctl --user start "$unit"

@@ -30,7 +30,7 @@ runs "$cellar" || fail "the unit still runs $(readlink "/proc/$(main_pid)/exe")"
 step 'the client has lost nothing'
 systemctl --user disable --quiet --now client.service
 grep '^#' "$client_log" | sort | uniq -c || true
-python3 $scripts/client.py check "$live" "$client_log"
+python3 "$scripts/client.py" check "$live" "$client_log"
 
 step 'the log'
 log=~/.local/state/claude-cellar/cellar.log

@@ -17,7 +17,7 @@ step 'at login'
 [ "$(systemctl --user is-system-running --wait)" = running ] || fail 'a unit of the user failed at login'
 well 'after a reboot'
 runs "$cellar" || fail 'another program than the new one was started'
-python3 $scripts/client.py check "$live" "$client_log"
+python3 "$scripts/client.py" check "$live" "$client_log"
 manifest "$projects" >~/last
 lost=$(sort ~/original | comm -23 - <(sort ~/last))
 [ -z "$lost" ] || fail "of the sessions of the beginning, this has changed: $lost"
@@ -28,7 +28,7 @@ gone uninstall
 [ -z "$(ls -A "$projects")" ] || fail 'uninstall left something in the mountpoint'
 stored=$store/${live#"$projects"/}
 if [ -e "$stored" ]; then cp "$stored" ~/from-store; else zstd -dcq "$stored.zst" >~/from-store; fi
-python3 $scripts/client.py check ~/from-store "$client_log"
+python3 "$scripts/client.py" check ~/from-store "$client_log"
 
 step 'install again'
 "$cellar" install
