@@ -93,9 +93,22 @@ fn a_server_lost_and_back_while_both_hosts_append_costs_nothing() {
     check_written(&hosts, &written);
     // The other two are enough to have all of it, and then any two.
     cluster.kill_server(1);
+    writable_again(&hosts);
     hosts.seal_and_wait();
     check_written(&hosts, &written);
     check_store(&hosts);
+}
+
+/// Waits until both clients have found enough servers: to one that is back they connect in their own
+/// time.
+fn writable_again(hosts: &Hosts) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for host in [&hosts.a, &hosts.b] {
+        while let Err(error) = append(&host.path("p/probe.txt"), b"?") {
+            assert!(Instant::now() < deadline, "{error}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
 }
 
 #[test]
