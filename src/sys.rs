@@ -537,20 +537,9 @@ pub fn read_dir(dir: BorrowedFd) -> io::Result<Vec<Entry>> {
     }
 }
 
-/// Whether somebody has the file, opened here for reading, open for writing. False where nobody can
-/// tell (network file systems, files of other users).
+/// Whether somebody has the file, opened here for reading, open for writing: a lease is refused then,
+/// and given back otherwise. False where nobody can tell (network file systems, files of other users).
 pub fn has_writers(file: &File) -> bool {
-    refuses_lease(file, libc::F_RDLCK)
-}
-
-/// Whether somebody but the caller, who has it open for writing, has the file open. Readers are not
-/// seen everywhere.
-pub fn has_others(file: &File) -> bool {
-    refuses_lease(file, libc::F_WRLCK)
-}
-
-/// A lease is refused to whom others would break it at once; it is given back.
-fn refuses_lease(file: &File, kind: libc::c_int) -> bool {
     /// Not in the libc crate.
     const F_SETSIG: libc::c_int = 10;
     let fd = file.as_raw_fd();
@@ -558,7 +547,7 @@ fn refuses_lease(file: &File, kind: libc::c_int) -> bool {
     // that does nothing by default.
     unsafe {
         libc::fcntl(fd, F_SETSIG, libc::SIGURG);
-        let refused = libc::fcntl(fd, libc::F_SETLEASE, kind) < 0
+        let refused = libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) < 0
             && is(&io::Error::last_os_error(), libc::EAGAIN);
         libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK);
         refused

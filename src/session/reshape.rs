@@ -389,10 +389,6 @@ impl Session {
         if stat.nlink != 1 || !now.continues(snapshot) {
             return Ok(false);
         }
-        // Taken in with a program's descriptor on it, which writes past the mount.
-        if body.form == Form::Raw && sys::has_others(&body.file) {
-            return Ok(false);
-        }
         if !replacement.looks_like(stat) {
             replacement.carry(&now, snapshot.index.frames.len())?;
         }
