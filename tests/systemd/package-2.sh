@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The package's service starts at login; settings that it cannot hold are kept in one of the user's own.
-# shellcheck source-path=SCRIPTDIR/../systemd
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 
 cellar=/usr/bin/claude-cellar

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The service of the Debian package serves a user who installs it, and nobody else.
-# shellcheck source-path=SCRIPTDIR/../systemd
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 
 cellar=/usr/bin/claude-cellar
@@ -11,7 +11,7 @@ step 'the package alone does nothing'
 [ "$(type -P claude-cellar)" = "$cellar" ] || fail 'the program is not on the path'
 ! systemctl --user --quiet is-enabled "$unit" || fail 'the service is enabled for all'
 install -d -m 700 "$projects"
-python3 $scripts/sessions.py "$projects"
+python3 "$scripts"/sessions.py "$projects"
 manifest "$projects" >~/original
 ! mounted || fail 'something is mounted'
 said=$(systemd-analyze --user verify "$packaged" 2>&1) || fail "the unit is wrong: $said"
