@@ -530,6 +530,12 @@ impl Hint {
             .concat();
         let _ = sys::setxattr(fd, OsStr::new(HINT), &bytes, 0);
     }
+
+    /// Takes it from a file that is about to be cut where it is: other content may grow to the same
+    /// store size. What only grows keeps it, since its size will not come back.
+    pub fn forget(fd: BorrowedFd) {
+        let _ = sys::removexattr(fd, OsStr::new(HINT));
+    }
 }
 
 impl From<Ends> for Hint {

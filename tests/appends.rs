@@ -340,3 +340,32 @@ fn a_removed_last_message_is_gone_and_nothing_else() {
         );
     }
 }
+
+#[test]
+fn a_session_cut_and_grown_to_the_same_store_size_keeps_its_true_size() {
+    let mut mount = Mount::start("same-store-size");
+    let path = session(&mount);
+    fs::write(&path, line("x", 1, 300_000)).unwrap();
+    mount.seal_and_wait();
+    let file = mount
+        .store("p")
+        .join(path.file_name().unwrap())
+        .with_extension("jsonl.zst");
+    if !mount.has_store() {
+        return;
+    }
+    let stored = fs::metadata(&file).unwrap().len();
+    let mut length = stored as usize;
+    let noise = Rng::new(5).bytes(length);
+    loop {
+        fs::write(&path, &noise[..length]).unwrap();
+        let grown = fs::metadata(&file).unwrap().len();
+        if grown == stored {
+            break;
+        }
+        length -= (grown - stored) as usize;
+    }
+    mount.remount();
+    assert_eq!(fs::metadata(&path).unwrap().len(), length as u64);
+    assert!(fs::read(&path).unwrap() == noise[..length]);
+}

@@ -56,6 +56,7 @@ impl Session {
             return Ok(());
         }
         if size == 0 {
+            Hint::forget(body.file.as_fd());
             body.file.set_len(0)?;
             let ends = begin(&body.file)?;
             if let Some(place) = place {
@@ -107,6 +108,7 @@ impl Session {
             Trailer::decode(&bytes, at).is_some_and(|t| t.logical == kept.logical)
         };
         if appended && cut_frame.is_none() {
+            Hint::forget(body.file.as_fd());
             body.file.set_len(kept.stored)?;
             index.frames.truncate(count);
             (index.ends, index.torn) = (kept, 0);

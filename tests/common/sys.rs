@@ -135,11 +135,20 @@ pub fn sendfile(from: &OwnedFd, to: &OwnedFd, length: usize) -> Result<i64> {
     } as i64)
 }
 
-/// `renameat2`; flags 0 is `rename`.
+/// `renameat2`, which not every libc has; flags 0 is `rename`.
 pub fn rename(from: &Path, to: &Path, flags: u32) -> Result<i64> {
     let at = libc::AT_FDCWD;
     // SAFETY: terminated paths.
-    check(unsafe { libc::renameat2(at, c(from).as_ptr(), at, c(to).as_ptr(), flags) })
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            at,
+            c(from).as_ptr(),
+            at,
+            c(to).as_ptr(),
+            flags,
+        )
+    })
 }
 
 pub fn link(from: &Path, to: &Path) -> Result<i64> {
