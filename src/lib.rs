@@ -10,6 +10,9 @@ compile_error!(
     "claude-cellar is a Linux FUSE file system: it needs /dev/fuse and fusermount3, and runs on Linux x86_64 and aarch64 only."
 );
 
+#[cfg(feature = "agentfs")]
+#[path = "bin/agentfs/mod.rs"]
+pub mod agentfs;
 pub mod archive;
 pub mod cache;
 pub mod claude;

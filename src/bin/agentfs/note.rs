@@ -1,0 +1,89 @@
+//! What is noted about a checkpoint: who made it, with what, asked by whom.
+
+use serde_json::Value;
+
+use super::oid::Oid;
+
+/// What made a checkpoint happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trigger {
+    #[default]
+    Manual,
+    /// Found before a tool call: what happened since the last one.
+    PreTool,
+    PostTool,
+    /// A quiet moment while the directory is watched.
+    Auto,
+}
+
+impl Trigger {
+    pub const ALL: [(&str, Trigger); 4] = [
+        ("manual", Trigger::Manual),
+        ("pre_tool", Trigger::PreTool),
+        ("post_tool", Trigger::PostTool),
+        ("auto", Trigger::Auto),
+    ];
+
+    pub fn name(self) -> &'static str {
+        let found = Trigger::ALL.iter().find(|(_, trigger)| *trigger == self);
+        found.map_or("manual", |(name, _)| name)
+    }
+}
+
+/// A tool call that ran while a checkpoint's changes were made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Call {
+    /// The client's `tool_use_id`.
+    pub id: Option<String>,
+    pub session: Option<String>,
+    pub agent: Option<String>,
+    pub tool: Option<String>,
+    pub input: Option<Value>,
+    pub prompt: Option<String>,
+    pub transcript: Option<String>,
+}
+
+/// The metadata of a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Note {
+    /// `cp_` and hexadecimal digits; survives `gc` and `sync`.
+    pub id: String,
+    /// Runs through one store: 12 is `v12`.
+    pub version: u64,
+    /// Milliseconds since the epoch.
+    pub time: i64,
+    /// One line.
+    pub message: String,
+    pub trigger: Trigger,
+    /// The call that made the changes; all of it is absent when no tool call did.
+    pub call: Call,
+    /// Other calls that ran meanwhile: what neither input names is shared.
+    pub others: Vec<Call>,
+    /// Kept by `gc`.
+    pub pinned: bool,
+    /// The checkpoint whose state was restored.
+    pub restored: Option<String>,
+    /// What `--context` said beyond the fields above.
+    pub context: Option<Value>,
+}
+
+/// A checkpoint as it stands in the store.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Checkpoint {
+    pub commit: Oid,
+    pub tree: Oid,
+    pub parent: Option<Oid>,
+    pub note: Note,
+}
+
+/// How a file changed from one checkpoint to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Relative to the project; any bytes.
+    pub path: Vec<u8>,
+    /// As `git diff --name-status`: `A`, `M`, `D`, `T`.
+    pub status: char,
+    /// Lines, absent for binary files.
+    pub added: Option<u64>,
+    pub removed: Option<u64>,
+}
