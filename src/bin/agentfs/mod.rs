@@ -5,5 +5,6 @@
 //! ties it together; everything that only reads asks the `git` program. The user's own repository is
 //! never touched.
 
+pub mod ignore;
 pub mod note;
 pub mod oid;
