@@ -1,10 +1,20 @@
 //! agentfs: checkpoints of a working directory that know which session, tool and prompt made them.
 //!
 //! A project is an ordinary directory; its history is a private bare git directory elsewhere. [`scan`]
-//! compares the directory with an index, [`objects`] writes what is new in git's format, [`checkpoint`]
+//! compares the directory with an index, [`objects`] writes what is new in git's format, [`writer`]
 //! ties it together; everything that only reads asks the `git` program. The user's own repository is
 //! never touched.
 
+pub mod commit;
+pub mod git;
+pub mod history;
 pub mod ignore;
 pub mod note;
+pub mod objects;
 pub mod oid;
+pub mod project;
+pub mod reference;
+pub mod refs;
+pub mod scan;
+pub mod tree;
+pub mod writer;
