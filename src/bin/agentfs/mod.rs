@@ -7,3 +7,4 @@
 
 pub mod note;
 pub mod oid;
+pub mod terminal;
