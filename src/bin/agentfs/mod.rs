@@ -5,6 +5,8 @@
 //! ties it together; everything that only reads asks the `git` program. The user's own repository is
 //! never touched.
 
+pub mod localtime;
 pub mod note;
 pub mod oid;
 pub mod terminal;
+pub mod timeline;
