@@ -216,11 +216,45 @@ pub fn everything(project: &Project) -> Result<Vec<Checkpoint>, Failure> {
     Ok(found)
 }
 
-/// The revision that the current branch is; `HEAD` when it has checkpoints.
+/// The checkpoints of the current branch, the newest first.
 pub fn head(project: &Project) -> Result<Vec<Checkpoint>, Failure> {
+    of_head(project, None, None)
+}
+
+/// [`log`] of the current branch, which may have no checkpoint yet.
+pub fn of_head(
+    project: &Project,
+    most: Option<usize>,
+    path: Option<&[u8]>,
+) -> Result<Vec<Checkpoint>, Failure> {
     let branch = super::refs::current(project)?;
     match super::refs::read(project, &branch)? {
-        Some(oid) => log(project, &oid.to_string(), None, None),
+        Some(oid) => log(project, &oid.to_string(), most, path),
         None => Ok(Vec::new()),
     }
+}
+
+/// How many checkpoints the current branch has.
+pub fn count(project: &Project) -> Result<u64, Failure> {
+    let printed = project
+        .git()
+        .output(["rev-list", "--count", "--first-parent", "HEAD"])?;
+    let count: u64 = String::from_utf8_lossy(&printed)
+        .trim()
+        .parse()
+        .unwrap_or(0);
+    // The side commit of the first one is counted too.
+    Ok(count.saturating_sub(1))
+}
+
+/// Bytes that the objects of a store take on the disk.
+pub fn stored_bytes(project: &Project) -> Result<u64, Failure> {
+    let printed = project.git().output(["count-objects", "-v"])?;
+    let printed = String::from_utf8_lossy(&printed);
+    let number = |name: &str| {
+        let line = printed.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|number| number.trim().parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    Ok((number("size:") + number("size-pack:")) * 1024)
 }

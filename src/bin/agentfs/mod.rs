@@ -5,16 +5,32 @@
 //! ties it together; everything that only reads asks the `git` program. The user's own repository is
 //! never touched.
 
+pub mod checkpoint;
+pub mod cli;
 pub mod commit;
 pub mod git;
+pub mod help;
 pub mod history;
+pub mod hook;
 pub mod ignore;
+pub mod localtime;
+pub mod maintenance;
+pub mod manage;
 pub mod note;
 pub mod objects;
 pub mod oid;
 pub mod project;
+pub mod read;
 pub mod reference;
 pub mod refs;
+pub mod render;
+pub mod restore;
 pub mod scan;
+pub mod share;
+pub mod terminal;
+pub mod timeline;
+pub mod travel;
 pub mod tree;
+pub mod watch;
+pub mod why;
 pub mod writer;
