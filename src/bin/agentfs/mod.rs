@@ -10,3 +10,4 @@ pub mod note;
 pub mod oid;
 pub mod terminal;
 pub mod timeline;
+pub mod viz;
