@@ -31,6 +31,7 @@ pub mod terminal;
 pub mod timeline;
 pub mod travel;
 pub mod tree;
+pub mod viz;
 pub mod watch;
 pub mod why;
 pub mod writer;
