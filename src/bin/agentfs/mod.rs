@@ -16,5 +16,6 @@ pub mod project;
 pub mod reference;
 pub mod refs;
 pub mod scan;
+pub mod settings;
 pub mod tree;
 pub mod writer;
