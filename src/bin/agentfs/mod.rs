@@ -26,6 +26,7 @@ pub mod refs;
 pub mod render;
 pub mod restore;
 pub mod scan;
+pub mod settings;
 pub mod share;
 pub mod terminal;
 pub mod timeline;
