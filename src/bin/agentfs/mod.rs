@@ -5,7 +5,9 @@
 //! ties it together; everything that only reads asks the `git` program. The user's own repository is
 //! never touched.
 
+pub mod attribution;
 pub mod commit;
+pub mod events;
 pub mod git;
 pub mod history;
 pub mod ignore;
