@@ -21,9 +21,14 @@ const TIME_MAX: Duration = Duration::from_secs(300);
 /// Begins to record a directory: makes its store and the first checkpoint.
 pub fn init(name: Option<&str>, dir: &Path, force: bool) -> Result<(Project, Checkpoint), Failure> {
     let around = Project::around(dir)?;
-    if let Some(known) = around.filter(|known| Some(&known.dir) == dir.canonicalize().ok().as_ref()) {
-        return Err(Failure::at("is recorded already", &known.dir, format!("as {}", known.name))
-            .advise("see `agentfs status`"));
+    if let Some(known) = around.filter(|known| Some(&known.dir) == dir.canonicalize().ok().as_ref())
+    {
+        return Err(Failure::at(
+            "is recorded already",
+            &known.dir,
+            format!("as {}", known.name),
+        )
+        .advise("see `agentfs status`"));
     }
     if let (false, Some(network)) = (force, project::network(dir)) {
         let reason = format!("it is on {network}, where every checkpoint asks for every file");
@@ -76,7 +81,9 @@ pub fn checkpoint(project: &Project, note: Note) -> Result<Option<Checkpoint>, F
 /// What a checkpoint changed.
 pub fn changes(project: &Project, checkpoint: &Checkpoint) -> Result<Vec<Change>, Failure> {
     let pairs = history::pairs(project, std::slice::from_ref(checkpoint))?;
-    Ok(history::changes(project, &pairs, None)?.pop().unwrap_or_default())
+    Ok(history::changes(project, &pairs, None)?
+        .pop()
+        .unwrap_or_default())
 }
 
 /// Takes from `--context` what has a field of its own.
@@ -107,7 +114,8 @@ pub fn apply_context(note: &mut Note, context: &str) -> Result<(), Failure> {
     if call.input.is_none() {
         call.input = members.remove("tool_input");
     }
-    note.context = (!members.is_empty()).then(|| Value::Object(members.into_iter().collect::<Map<_, _>>()));
+    note.context =
+        (!members.is_empty()).then(|| Value::Object(members.into_iter().collect::<Map<_, _>>()));
     Ok(())
 }
 
@@ -120,7 +128,9 @@ pub fn left_out(writer: &Writer) -> Vec<String> {
         let path = super::render::path(&out.path);
         match &out.reason {
             Reason::Excluded => excluded.push(path),
-            Reason::TooLarge(bytes) => lines.push(format!("{path}: too large, {}", size::bytes(*bytes))),
+            Reason::TooLarge(bytes) => {
+                lines.push(format!("{path}: too large, {}", size::bytes(*bytes)))
+            }
             Reason::Special => lines.push(format!("{path}: neither file, directory nor link")),
             Reason::OtherFileSystem => lines.push(format!("{path}: another file system")),
             Reason::Unreadable(error) => lines.push(format!("{path}: cannot be read: {error}")),
@@ -129,7 +139,11 @@ pub fn left_out(writer: &Writer) -> Vec<String> {
     if !excluded.is_empty() {
         let more = excluded.len().saturating_sub(10);
         excluded.truncate(10);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
         lines.insert(0, format!("excluded: {}{more}", excluded.join(", ")));
     }
     lines

@@ -56,9 +56,12 @@ pub const PROGRAM: Program = Program {
     exit_codes: "0 done, 1 failed, 2 wrong usage",
 };
 
-const DIRECTORY: Opt =
-    Opt::valued("directory", "DIR|NAME", "The project, instead of the one around this directory")
-        .short('C');
+const DIRECTORY: Opt = Opt::valued(
+    "directory",
+    "DIR|NAME",
+    "The project, instead of the one around this directory",
+)
+.short('C');
 const JSON: Opt = Opt::flag("json", "Print JSON");
 const DRY_RUN: Opt = Opt::flag("dry-run", "Only print what would be done");
 
@@ -91,9 +94,20 @@ of .gitignore, changes that: `build/` leaves out more, `!dist/` takes something 
     options: &[
         DIRECTORY,
         JSON,
-        Opt::flag("force", "Record a very large directory, or one on a network file system"),
-        Opt::valued("size", "SIZE", "Accepted for old scripts: no space is set aside"),
-        Opt::valued("band-size", "SIZE", "Accepted for old scripts: nothing is cut into bands"),
+        Opt::flag(
+            "force",
+            "Record a very large directory, or one on a network file system",
+        ),
+        Opt::valued(
+            "size",
+            "SIZE",
+            "Accepted for old scripts: no space is set aside",
+        ),
+        Opt::valued(
+            "band-size",
+            "SIZE",
+            "Accepted for old scripts: nothing is cut into bands",
+        ),
     ],
 };
 
@@ -106,7 +120,11 @@ const STATUS: Usage = plain(
 
 const LIST: Usage = Usage {
     options: &[JSON],
-    ..plain("list", "List the projects", "List the directories that are recorded.")
+    ..plain(
+        "list",
+        "List the projects",
+        "List the directories that are recorded.",
+    )
 };
 
 const RELOCATE: Usage = Usage {
@@ -159,7 +177,11 @@ options of these names do, the rest is kept as it is.",
     options: &[
         DIRECTORY,
         JSON,
-        Opt::valued("context", "CONTEXT", "What is known about the change, as JSON"),
+        Opt::valued(
+            "context",
+            "CONTEXT",
+            "What is known about the change, as JSON",
+        ),
         Opt::valued("tool", "NAME", "The tool that made it"),
         Opt::valued("session", "ID", "The session it belongs to"),
         Opt::valued("agent", "NAME", "Who made it"),
@@ -185,7 +207,11 @@ const LOG: Usage = Usage {
         JSON,
         Opt::valued("number", "N", "At most so many").short('n'),
         Opt::valued("session", "ID", "Only those of a session"),
-        Opt::valued("file", "FILE", "Only those that changed a file or directory"),
+        Opt::valued(
+            "file",
+            "FILE",
+            "Only those that changed a file or directory",
+        ),
     ],
 };
 
@@ -199,7 +225,11 @@ const CHANGES: Usage = Usage {
     options: &[
         DIRECTORY,
         JSON,
-        Opt::valued("since", "CP", "A checkpoint, or a time such as 5m, 2h, 3d (@-1)"),
+        Opt::valued(
+            "since",
+            "CP",
+            "A checkpoint, or a time such as 5m, 2h, 3d (@-1)",
+        ),
     ],
 };
 
@@ -278,7 +308,10 @@ const HISTORY: Usage = Usage {
     options: &[
         DIRECTORY,
         JSON,
-        Opt::flag("blame", "Tell for each part of the file as it is now where it comes from"),
+        Opt::flag(
+            "blame",
+            "Tell for each part of the file as it is now where it comes from",
+        ),
     ],
 };
 
@@ -315,7 +348,11 @@ const VIZ: Usage = Usage {
         DIRECTORY,
         JSON,
         Opt::valued("session", "ID", "Only one session"),
-        Opt::valued("output", "FILE", "Where to write it (NAME.html in this directory)"),
+        Opt::valued(
+            "output",
+            "FILE",
+            "Where to write it (NAME.html in this directory)",
+        ),
     ],
 };
 
@@ -351,8 +388,14 @@ const INSTALL_HOOKS: Usage = Usage {
     details: "Everything else in the settings stays as it is, byte for byte.",
     options: &[
         DIRECTORY,
-        Opt::flag("project", "In .claude/settings.json of the project, not in your own settings"),
-        Opt::flag("user", "In your own settings, for all projects (the default)"),
+        Opt::flag(
+            "project",
+            "In .claude/settings.json of the project, not in your own settings",
+        ),
+        Opt::flag(
+            "user",
+            "In your own settings, for all projects (the default)",
+        ),
         Opt::flag("remove", "Take exactly these hooks out again"),
     ],
 };
@@ -373,7 +416,11 @@ without hook_event_name: pre-tool, post-tool, session-end.",
 const WATCH: Usage = Usage {
     options: &[
         DIRECTORY,
-        Opt::valued("quiet", "SECONDS", "How long nothing must change before a checkpoint (2)"),
+        Opt::valued(
+            "quiet",
+            "SECONDS",
+            "How long nothing must change before a checkpoint (2)",
+        ),
     ],
     ..plain(
         "watch",
@@ -405,7 +452,11 @@ const CLONE: Usage = Usage {
     options: &[
         JSON,
         Opt::valued("from", "REMOTE", "Where the history is"),
-        Opt::valued("name", "NAME", "What to call the project (after the directory)"),
+        Opt::valued(
+            "name",
+            "NAME",
+            "What to call the project (after the directory)",
+        ),
     ],
 };
 
@@ -460,7 +511,11 @@ mod tests {
     #[test]
     fn every_command_is_told_about_in_whole_sentences() {
         for usage in PROGRAM.commands() {
-            assert!(!usage.about.is_empty() && !usage.about.ends_with('.'), "{}", usage.name);
+            assert!(
+                !usage.about.is_empty() && !usage.about.ends_with('.'),
+                "{}",
+                usage.name
+            );
             assert!(usage.summary.ends_with('.'), "{}", usage.name);
             for option in usage.options {
                 assert!(!option.about.is_empty(), "{} --{}", usage.name, option.name);

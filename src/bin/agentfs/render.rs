@@ -90,7 +90,9 @@ pub fn ago(then_ms: i64, now_ms: i64) -> String {
 /// The first line of a message, without what a terminal would obey.
 pub fn subject(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
-    line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    line.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// `+47 -12`; for binary files that they are.
@@ -110,7 +112,12 @@ pub fn total(changes: &[Change]) -> String {
 /// One line for each changed file: `M  src/auth.ts  +47 -12`.
 pub fn files(changes: &[Change]) -> String {
     let names: Vec<String> = changes.iter().map(|change| path(&change.path)).collect();
-    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(60);
+    let width = names
+        .iter()
+        .map(|name| name.chars().count())
+        .max()
+        .unwrap_or(0)
+        .min(60);
     changes
         .iter()
         .zip(names)
@@ -121,7 +128,9 @@ pub fn files(changes: &[Change]) -> String {
 /// A path for people, without what a terminal would obey.
 pub fn path(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 #[cfg(test)]

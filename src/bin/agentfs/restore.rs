@@ -77,7 +77,8 @@ pub struct Restored {
 /// Which part of a checkpoint comes back; everything when empty.
 pub type Paths = [Vec<u8>];
 
-/// Brings `paths` back to what they were in `to`. A dry run changes nothing but the cache.
+/// Brings `paths` back to what they were in `to`, and makes a checkpoint of the result. A dry run
+/// changes nothing but the cache.
 pub fn restore(
     writer: &mut Writer,
     to: &Checkpoint,
@@ -85,29 +86,52 @@ pub fn restore(
     note: Note,
     dry_run: bool,
 ) -> Result<Restored, Failure> {
+    let mut done = prepare(writer, to, paths, &note.message, dry_run)?;
+    if !dry_run && !done.plan.is_empty() {
+        let applied = apply(writer, &mut done.plan);
+        if writer.differs()? {
+            done.after = Some(writer.commit(note)?.clone());
+        }
+        applied?;
+    }
+    writer.save()?;
+    Ok(done)
+}
+
+/// Brings the whole directory to `to` without a checkpoint of the result, which is `to` itself.
+pub fn bring(
+    writer: &mut Writer,
+    to: &Checkpoint,
+    what: &str,
+    dry_run: bool,
+) -> Result<Restored, Failure> {
+    let mut done = prepare(writer, to, &[], what, dry_run)?;
+    if !dry_run && !done.plan.is_empty() {
+        apply(writer, &mut done.plan)?;
+    }
+    writer.save()?;
+    Ok(done)
+}
+
+/// Plans, and unless it is a dry run makes sure that nothing can be lost.
+fn prepare(
+    writer: &mut Writer,
+    to: &Checkpoint,
+    paths: &Paths,
+    what: &str,
+    dry_run: bool,
+) -> Result<Restored, Failure> {
     writer.scan(Budget::NONE)?;
     let plan = plan(writer, to, paths)?;
-    if dry_run {
-        writer.save()?;
-        let (before, after) = (writer.tip.clone(), None);
-        return Ok(Restored { plan, before, after });
+    if !dry_run {
+        check_room(writer.project, &plan)?;
+        safety(writer, &format!("before: {what}"))?;
     }
-    check_room(writer.project, &plan)?;
-    let before = safety(writer, &format!("before: {}", note.message))?;
-    let mut restored = Restored {
+    Ok(Restored {
         plan,
-        before,
+        before: writer.tip.clone(),
         after: None,
-    };
-    if restored.plan.is_empty() {
-        writer.save()?;
-        return Ok(restored);
-    }
-    let applied = apply(writer, &mut restored.plan);
-    if writer.differs()? {
-        restored.after = Some(writer.commit(note)?.clone());
-    }
-    applied.map(|()| restored)
+    })
 }
 
 /// Makes a checkpoint of what was scanned, unless the newest one holds it.
@@ -210,7 +234,14 @@ fn plan_dirs(plan: &mut Plan, target: &Target, root: &Dir, extras: &Extras, path
     dirs(root, &mut Vec::new(), &mut now);
     for dir in &target.dirs {
         match now.get(dir) {
-            None => drop(plan.make_dirs.insert(dir.clone(), extras.dir_mode(dir))),
+            None => {
+                let mode = extras.dir_mode(dir);
+                plan.make_dirs.insert(dir.clone(), mode);
+                // Files have to be put into it first.
+                if mode & 0o700 != 0o700 {
+                    plan.chmods.insert(dir.clone(), mode);
+                }
+            }
             Some(mode) => {
                 let wanted = extras.dir_mode(dir);
                 if *mode != wanted && covers(paths, dir) {
@@ -287,7 +318,14 @@ fn differing(project: &Project, from: Oid, to: Oid, paths: &Paths) -> Result<Dif
     if from == to {
         return Ok(Vec::new());
     }
-    let options = ["diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev"];
+    let options = [
+        "diff-tree",
+        "-r",
+        "-z",
+        "--raw",
+        "--no-renames",
+        "--no-abbrev",
+    ];
     let mut command = project.git().command(options);
     command.args([from.to_string(), to.to_string()]).arg("--");
     for path in paths.iter().filter(|path| !path.is_empty()) {
@@ -318,15 +356,25 @@ fn sizes(project: &Project, plan: &Plan) -> Result<u64, Failure> {
     if plan.writes.is_empty() {
         return Ok(0);
     }
-    let asked: String = plan.writes.values().map(|c| format!("{}\n", c.oid)).collect();
-    let mut command = project.git().command(["cat-file", "--batch-check=%(objectsize)"]);
+    let asked: String = plan
+        .writes
+        .values()
+        .map(|c| format!("{}\n", c.oid))
+        .collect();
+    let mut command = project
+        .git()
+        .command(["cat-file", "--batch-check=%(objectsize)"]);
     let printed = history::feed(&mut command, asked.as_bytes())?;
     let printed = String::from_utf8_lossy(&printed);
     let sizes = printed.lines().zip(&plan.writes).map(|(line, (path, _))| {
         line.trim().parse::<u64>().map_err(|_| {
             let path = std::path::Path::new(OsStr::from_bytes(path));
-            Failure::at("cannot restore", path, "its content is missing in the store")
-                .advise("see `agentfs verify`")
+            Failure::at(
+                "cannot restore",
+                path,
+                "its content is missing in the store",
+            )
+            .advise("see `agentfs verify`")
         })
     });
     sizes.sum()
@@ -346,7 +394,11 @@ fn check_room(project: &Project, plan: &Plan) -> Result<(), Failure> {
     }
     let names: Vec<_> = plan.writes.keys().take(20).map(|p| shown(p)).collect();
     let more = plan.writes.len().saturating_sub(names.len());
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
     Err(Failure::at(
         "cannot restore to",
         &project.dir,
@@ -394,7 +446,9 @@ fn apply(writer: &mut Writer, plan: &mut Plan) -> Result<(), Failure> {
             hands.remove_dir(path);
         }
         for (path, mode) in &plan.make_dirs {
-            hands.make_dir(path, *mode).map_err(|error| failed(path, error))?;
+            hands
+                .make_dir(path, *mode)
+                .map_err(|error| failed(path, error))?;
         }
         for (path, content) in std::mem::take(&mut plan.writes) {
             let written = hands.write(&path, &content, &mut batch);
@@ -404,7 +458,9 @@ fn apply(writer: &mut Writer, plan: &mut Plan) -> Result<(), Failure> {
             }
         }
         for (path, mode) in plan.chmods.iter().rev() {
-            hands.chmod(path, *mode).map_err(|error| failed(path, error))?;
+            hands
+                .chmod(path, *mode)
+                .map_err(|error| failed(path, error))?;
         }
         Ok(())
     })();
@@ -453,7 +509,11 @@ impl Hands {
             Some(at) => (&path[..at], &path[at + 1..]),
             None => (&path[..0], path),
         };
-        if self.parent.as_ref().is_none_or(|(known, _)| known != parent) {
+        if self
+            .parent
+            .as_ref()
+            .is_none_or(|(known, _)| known != parent)
+        {
             let flags = libc::O_RDONLY | libc::O_DIRECTORY;
             let fd = sys::open_beneath(self.top.as_fd(), OsStr::from_bytes(parent), flags)?;
             self.parent = Some((parent.to_vec(), fd));
@@ -591,9 +651,8 @@ fn fill(
     batch: &mut Batch,
 ) -> Result<(), WriteError> {
     let name = content.oid.to_string();
-    let missing = || {
-        Failure::new(format!("the store has lost {name}")).advise("see `agentfs verify`")
-    };
+    let missing =
+        || Failure::new(format!("the store has lost {name}")).advise("see `agentfs verify`");
     if content.is_link {
         let target = batch.blob(content.oid).map_err(WriteError::Store)?;
         let target = target.ok_or_else(|| WriteError::Store(missing()))?;
@@ -602,7 +661,9 @@ fn fill(
     }
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
     let mut file = File::from(sys::open_at(dir, temporary, flags, 0o600)?);
-    let copied = batch.copy(name.as_bytes(), &mut file).map_err(WriteError::Store)?;
+    let copied = batch
+        .copy(name.as_bytes(), &mut file)
+        .map_err(WriteError::Store)?;
     copied.ok_or_else(|| WriteError::Store(missing()))?;
     file.flush()?;
     sys::chmod(file.as_fd(), content.mode)?;

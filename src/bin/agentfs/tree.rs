@@ -96,6 +96,11 @@ impl Dir {
                 .cmp(&b.0[..common])
                 .then_with(|| key(&a.0[common..], a.1).cmp(&key(&b.0[common..], b.1)))
         });
+        if rows.is_empty() {
+            // Named by no other tree, so nobody misses the object.
+            self.oid = Oid::EMPTY_TREE;
+            return Ok(());
+        }
         let mut body = Vec::with_capacity(rows.len() * 40);
         for (name, _, mode, oid) in rows {
             body.extend_from_slice(mode.as_bytes());

@@ -109,6 +109,10 @@ impl<'a> Writer<'a> {
     pub fn commit(&mut self, mut note: Note) -> Result<&Checkpoint, Failure> {
         let extras = self.extras()?;
         let tree = self.index.root.oid;
+        if tree == Oid::EMPTY_TREE {
+            let written = self.objects.write(Kind::Tree, b"");
+            written.map_err(|error| self.failed(error))?;
+        }
         note.time = now_ms();
         note.version = self.next_version();
         note.id = commit::new_id(&note, tree);
