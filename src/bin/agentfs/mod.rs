@@ -5,9 +5,11 @@
 //! ties it together; everything that only reads asks the `git` program. The user's own repository is
 //! never touched.
 
+pub mod attribution;
 pub mod checkpoint;
 pub mod cli;
 pub mod commit;
+pub mod events;
 pub mod git;
 pub mod help;
 pub mod history;
