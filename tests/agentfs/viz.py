@@ -55,7 +55,7 @@ class Page:
 
     def shows(self, version):
         try:
-            self.browser.until(f"{SHOWN} === 'v{version}'", 5)
+            self.browser.until(f"{SHOWN} === 'v{version}'")
         except TimeoutError:
             raise SystemExit(f"FAILED: the page shows {self.browser.evaluate(SHOWN)}, not v{version}")
 
@@ -177,7 +177,7 @@ class Page:
             expected = sum(map(wanted, points))
             check(number() == expected, f"{words!r} finds {number()}, not {expected}")
             self.browser.key("Enter")
-        check("of 0 found" in self.browser.evaluate(POSITION), self.browser.evaluate(POSITION))
+        check("/0 found" in self.browser.evaluate(POSITION), self.browser.evaluate(POSITION))
         self.browser.key("ArrowLeft")
         self.browser.key("Escape")
         check(number() == len(points), "Escape shows all again")
@@ -192,7 +192,7 @@ class Page:
         for key, command in [("r", "agentfs restore v35"), ("D", "agentfs diff v34 v35"), ("b", "agentfs branch v35 --name from-v35")]:
             self.browser.key(key)
             self.browser.until("document.getElementById('toast').classList.contains('on')")
-            self.browser.until(f"navigator.clipboard.readText().then(text => text === '{command}')", 5)
+            self.browser.until(f"navigator.clipboard.readText().then(text => text === '{command}')")
             text = self.browser.evaluate(f"document.querySelector('[data-key={key.upper()}]').nextSibling.textContent")
             check(text == command, f"the page offers {text}")
         self.browser.key("?")
@@ -292,12 +292,14 @@ def speed(page, directory):
         checks.open("#v500")
         checks.shows(500)
         steps = browser.evaluate("""(async () => {
-            const begun = performance.now();
+            const steps = [];
             for (let at = 0; at < 200; at++) {
+                const begun = performance.now();
                 document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}));
                 await new Promise(requestAnimationFrame);
+                steps.push(performance.now() - begun);
             }
-            return (performance.now() - begun) / 200;
+            return steps.sort((a, b) => a - b)[100];
         })()""")
         checks.shows(700)
         find = browser.evaluate("""(() => {
