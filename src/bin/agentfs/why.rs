@@ -529,7 +529,6 @@ pub fn session(given: &mut Given) -> Result<Reply, Failure> {
     }
     let (paint, columns) = (Painter::stdout(), terminal::columns());
     if given.flag("timeline") {
-        let title = format!("SESSION TIMELINE: {}", project.name);
         return Ok(Reply::Text(timeline::timeline(
             &project.name,
             &moments,
