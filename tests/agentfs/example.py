@@ -1,15 +1,12 @@
 """The data of an example history for the page: two sessions at work on a small web service.
 
-`python3 example.py [CHECKPOINTS]` prints it as JSON. Everything is drawn from one fixed seed. It holds what
-a page may meet: a hostile prompt, calls of two sessions at once, changes by no call, a binary file, a name
+Everything is drawn from one fixed seed. It holds what a page may meet: a hostile prompt, calls of two sessions at once, changes by no call, a binary file, a name
 that is no UTF-8, a diff that was cut.
 """
 
 import difflib
 import hashlib
-import json
 import random
-import sys
 from datetime import datetime, timedelta, timezone
 
 SESSIONS = ["7a1e9c2e-41d7-4b0e-9c55-0d8f3a6b2e11", "c03b5f7d-9a2c-4e61-8f14-6be2d1905a47"]
@@ -151,7 +148,3 @@ def change(draw, contents, path, version):
     removed = sum(line.startswith("-") for line in lines[2:])
     status = "M" if before else "A"
     return {"path": path, "status": status, "added": added, "removed": removed, "text": "\n".join(lines) + "\n"}
-
-
-if __name__ == "__main__":
-    json.dump(example(int(sys.argv[1]) if len(sys.argv) > 1 else 60), sys.stdout)
