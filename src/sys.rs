@@ -550,6 +550,20 @@ pub fn list(
     }
 }
 
+/// Whether `wanted` stands somewhere in `bytes`.
+pub fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    // SAFETY: both are given with their lengths and only read.
+    let found = unsafe {
+        libc::memmem(
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            wanted.as_ptr().cast(),
+            wanted.len(),
+        )
+    };
+    !found.is_null()
+}
+
 /// Whether somebody has the file, opened here for reading, open for writing: a lease is refused then,
 /// and given back otherwise. False where nobody can tell (network file systems, files of other users).
 pub fn has_writers(file: &File) -> bool {

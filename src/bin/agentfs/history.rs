@@ -258,3 +258,118 @@ pub fn stored_bytes(project: &Project) -> Result<u64, Failure> {
     };
     Ok((number("size:") + number("size-pack:")) * 1024)
 }
+
+/// A file's difference between two trees, as text.
+pub struct Diff {
+    pub path: Vec<u8>,
+    /// The hunks, without the head that names the files.
+    pub text: String,
+    /// Only the beginning of it.
+    pub cut: bool,
+}
+
+/// The differences between the trees of each pair, at most this many bytes of each file.
+pub fn diffs(project: &Project, pairs: &[Pair], most: usize) -> Result<Vec<Vec<Diff>>, Failure> {
+    let options = [
+        "-r",
+        "-p",
+        "--no-renames",
+        "--no-ext-diff",
+        "--no-textconv",
+        "--full-index",
+    ];
+    let mut command = project
+        .git()
+        .command(["diff-tree", "--stdin", "--no-color"]);
+    command.args(options);
+    let asked: String = pairs.iter().map(|(a, b)| format!("{a} {b}\n")).collect();
+    let printed = feed(&mut command, asked.as_bytes())?;
+    let mut lines = printed.split_inclusive(|byte| *byte == b'\n').peekable();
+    let mut found = Vec::new();
+    for (from, to) in pairs {
+        // Equal trees are not answered at all.
+        let head = format!("{from} {to}\n");
+        let mut diffs: Vec<Diff> = Vec::new();
+        if lines.next_if(|line| *line == head.as_bytes()).is_some() {
+            while let Some(line) = lines.next_if(|line| !is_pair(line)) {
+                take_diff_line(&mut diffs, line, most);
+            }
+        }
+        found.push(diffs);
+    }
+    Ok(found)
+}
+
+/// Whether a line is two object names and nothing else.
+fn is_pair(line: &[u8]) -> bool {
+    let names = line.strip_suffix(b"\n").unwrap_or(line);
+    names.len() == 81
+        && names[40] == b' '
+        && names.iter().filter(|byte| byte.is_ascii_hexdigit()).count() == 80
+}
+
+fn take_diff_line(diffs: &mut Vec<Diff>, line: &[u8], most: usize) {
+    if line.starts_with(b"diff --git ") {
+        diffs.push(Diff {
+            path: Vec::new(),
+            text: String::new(),
+            cut: false,
+        });
+    }
+    let Some(diff) = diffs.last_mut() else {
+        return;
+    };
+    if diff.text.is_empty() && !line.starts_with(b"@@") {
+        let name = [&b"--- a/"[..], b"+++ b/", b"--- \"a/", b"+++ \"b/"]
+            .iter()
+            .find_map(|prefix| line.strip_prefix(*prefix));
+        if let Some(name) = name {
+            let quoted = line[4] == b'"';
+            diff.path = file_name(name, quoted);
+        }
+        return;
+    }
+    match diff.text.len() + line.len() <= most && !diff.cut {
+        true => diff.text.push_str(&String::from_utf8_lossy(line)),
+        false => diff.cut = true,
+    }
+}
+
+/// A name at the end of a diff's head line: to the tab that follows a name with blanks, or unquoted.
+fn file_name(name: &[u8], quoted: bool) -> Vec<u8> {
+    let name = name.strip_suffix(b"\n").unwrap_or(name);
+    if !quoted {
+        return name.strip_suffix(b"\t").unwrap_or(name).to_vec();
+    }
+    let name = name.strip_suffix(b"\t").unwrap_or(name);
+    let mut rest = name.strip_suffix(b"\"").unwrap_or(name);
+    let mut out = Vec::new();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'\\' {
+            out.push(byte);
+            continue;
+        }
+        let Some((&escape, after)) = rest.split_first() else {
+            break;
+        };
+        rest = after;
+        out.push(match escape {
+            b'a' => 7,
+            b'b' => 8,
+            b't' => b'\t',
+            b'n' => b'\n',
+            b'v' => 11,
+            b'f' => 12,
+            b'r' => b'\r',
+            b'0'..=b'3' if rest.len() >= 2 => {
+                let digit = |byte: u8| byte.wrapping_sub(b'0') & 7;
+                let octal = (escape - b'0') << 6 | digit(rest[0]) << 3 | digit(rest[1]);
+                rest = &rest[2..];
+                octal
+            }
+            other => other,
+        });
+    }
+    out
+}

@@ -33,7 +33,7 @@ impl Civil {
 
     /// `Jan 27`
     pub fn day(&self) -> String {
-        let month = usize::from(self.month).saturating_sub(1);
+        let month = usize::from(self.month).wrapping_sub(1);
         let month = MONTHS.get(month).unwrap_or(&"?");
         format!("{month} {}", self.day_of_month)
     }

@@ -5,9 +5,11 @@
 //! ties it together; everything that only reads asks the `git` program. The user's own repository is
 //! never touched.
 
+pub mod attribution;
 pub mod checkpoint;
 pub mod cli;
 pub mod commit;
+pub mod events;
 pub mod git;
 pub mod help;
 pub mod history;
@@ -26,11 +28,14 @@ pub mod refs;
 pub mod render;
 pub mod restore;
 pub mod scan;
+pub mod settings;
 pub mod share;
 pub mod terminal;
 pub mod timeline;
 pub mod travel;
 pub mod tree;
+pub mod viz;
 pub mod watch;
 pub mod why;
+pub mod words;
 pub mod writer;
