@@ -325,10 +325,9 @@ pub fn cut(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
     }
-    format!(
-        "{}…",
-        &text[..text.floor_char_boundary(most.saturating_sub(3))]
-    )
+    let most = most.saturating_sub(3);
+    let end = (0..=most).rev().find(|&at| text.is_char_boundary(at));
+    format!("{}…", &text[..end.unwrap_or(0)])
 }
 
 #[cfg(test)]
