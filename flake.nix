@@ -60,11 +60,13 @@
             install -Dm444 -t "$out/share/licenses/${manifest.name}" LICENSE-*
           ''
           + lib.optionalString runsHere ''
-            "$out/bin/claude-cellar" help --man > claude-cellar.1
-            installManPage claude-cellar.1
-            for shell in bash fish zsh; do
-              "$out/bin/claude-cellar" completions $shell > completions.$shell
-              installShellCompletion --cmd claude-cellar --$shell completions.$shell
+            for program in claude-cellar agentfs; do
+              "$out/bin/$program" help --man > $program.1
+              installManPage $program.1
+              for shell in bash fish zsh; do
+                "$out/bin/$program" completions $shell > completions.$shell
+                installShellCompletion --cmd $program --$shell completions.$shell
+              done
             done
           '';
 
@@ -93,6 +95,11 @@
           type = "app";
           program = lib.getExe (packageFor pkgs);
           meta = { inherit ((packageFor pkgs).meta) description; };
+        };
+        agentfs = {
+          type = "app";
+          program = lib.getExe' (packageFor pkgs) "agentfs";
+          meta.description = "Checkpoints of a working directory that know which prompt made each change";
         };
         default = claude-cellar;
       });

@@ -163,9 +163,10 @@ fn fish(program: &Program) -> String {
         let within = format!("'__fish_seen_subcommand_from {}'", usage.name);
         for option in usage.all_options() {
             let value = if option.value.is_some() { " -r" } else { "" };
+            let short = option.short.map(|c| format!(" -s {c}")).unwrap_or_default();
             let _ = writeln!(
                 out,
-                "complete -c {name} -n {within} -l {}{value} -d '{}'",
+                "complete -c {name} -n {within} -l {}{short}{value} -d '{}'",
                 option.name,
                 quoted(option.about)
             );

@@ -72,23 +72,7 @@ const fn variable(name: &'static str, about: &'static str) -> Variable {
     Variable { name, about }
 }
 
-const fn flag(name: &'static str, about: &'static str) -> Opt {
-    Opt {
-        name,
-        value: None,
-        about,
-    }
-}
-
-const fn option(name: &'static str, value: &'static str, about: &'static str) -> Opt {
-    Opt {
-        name,
-        value: Some(value),
-        about,
-    }
-}
-
-const JSON: Opt = flag("json", "Print one JSON object");
+const JSON: Opt = Opt::flag("json", "Print one JSON object");
 
 const INSTALL: Usage = Usage {
     name: "install",
@@ -108,13 +92,13 @@ as it is.
 Writes and starts the systemd user service claude-cellar.service, with the settings of this
 environment in it.",
     options: &[
-        flag("no-systemd", "Start the daemon without a systemd service"),
-        option(
+        Opt::flag("no-systemd", "Start the daemon without a systemd service"),
+        Opt::valued(
             "claude-bin",
             "PATH",
             "The Claude binary that resume is to start",
         ),
-        flag("dry-run", "Only print what would be done"),
+        Opt::flag("dry-run", "Only print what would be done"),
     ],
 };
 
@@ -125,7 +109,7 @@ const UNINSTALL: Usage = Usage {
     choices: &[],
     summary: "Stop the service and remove it. The store is kept.",
     details: "",
-    options: &[flag(
+    options: &[Opt::flag(
         "restore",
         "First write every session back as a plain file",
     )],
@@ -142,12 +126,12 @@ Takes plain and compressed sessions, bundles and everything else, each under its
 on both sides is merged and nothing is lost. The store must not be mounted meanwhile. It may be
 interrupted and run again.",
     options: &[
-        option(
+        Opt::valued(
             "from",
             "DIR",
             "Take what is in DIR (the projects directory)",
         ),
-        flag("dry-run", "Only print what would be done"),
+        Opt::flag("dry-run", "Only print what would be done"),
     ],
 };
 
@@ -161,25 +145,25 @@ const MOUNT: Usage = Usage {
 Returns when the mount can be used; a daemon goes on serving it.
 A mount that a killed daemon left behind is cleared first.",
     options: &[
-        flag(
+        Opt::flag(
             "foreground",
             "Stay in the foreground, log to stderr too, tell systemd when ready",
         ),
-        flag(
+        Opt::flag(
             "adopt",
             "Take in what lies beneath the mountpoint instead of refusing to hide it",
         ),
-        option(
+        Opt::valued(
             "store-dir",
             "DIR",
             "Where sessions are stored ($CLAUDE_CELLAR_STORE_DIR)",
         ),
-        option(
+        Opt::valued(
             "mount-dir",
             "DIR",
             "Where they appear ($CLAUDE_CELLAR_MOUNT_DIR)",
         ),
-        flag(
+        Opt::flag(
             "allow-other",
             "Let other users in, as far as the files' permissions go",
         ),
@@ -194,12 +178,12 @@ const UMOUNT: Usage = Usage {
     summary: "Unmount the cellar and wait until its daemon has ended.",
     details: "",
     options: &[
-        option(
+        Opt::valued(
             "mount-dir",
             "DIR",
             "The mount to end ($CLAUDE_CELLAR_MOUNT_DIR)",
         ),
-        flag(
+        Opt::flag(
             "lazy",
             "Detach at once even if files are open; they stay usable until closed",
         ),
@@ -255,7 +239,7 @@ allocated_bytes counts whole blocks, as du does; unknown counts the sessions who
 decoding could tell, and whose original_bytes are those stored; estimated_saving_bytes is null while
 no session is sealed",
     options: &[
-        option(
+        Opt::valued(
             "by",
             "WHAT",
             "One line for each project (the default) or session",
@@ -271,7 +255,7 @@ const LOG: Usage = Usage {
     choices: &[],
     summary: "Show the end of the daemon's log.",
     details: "",
-    options: &[option("tail", "N", "Show the last N lines (40)")],
+    options: &[Opt::valued("tail", "N", "Show the last N lines (40)")],
 };
 
 const RESUME: Usage = Usage {
@@ -287,12 +271,12 @@ the same ID apart. Exits with 2 and a table if ID may be several sessions, with 
 Claude Code is --claude-bin, else $CLAUDE_CELLAR_CLAUDE_BIN, else what install found, else the
 claude in $PATH. If DIR is another projects directory than the mount, nothing is mounted.",
     options: &[
-        option(
+        Opt::valued(
             "projects-dir",
             "DIR",
             "Look for it in DIR (the mount directory)",
         ),
-        option("claude-bin", "PATH", "The Claude binary to start"),
+        Opt::valued("claude-bin", "PATH", "The Claude binary to start"),
     ],
 };
 
@@ -320,7 +304,7 @@ and with --repair also, before the last brace:
 offset counts bytes of the store file; recovered counts what lies in .cellar/recovered. With
 --repair the findings are those that remain, and kept is where the old bytes are.",
     options: &[
-        flag(
+        Opt::flag(
             "repair",
             "Make damaged sessions readable again; old bytes are kept in .cellar/recovered",
         ),
@@ -391,7 +375,7 @@ const COMPRESS: Usage = Usage {
     summary: "Compress one session to FILE.zst, check that it decodes to the same bytes, then delete FILE.",
     details: "\
 FILE ends in .jsonl. Nothing is overwritten, and a file that changes meanwhile is left alone.",
-    options: &[flag("keep", "Keep FILE")],
+    options: &[Opt::flag("keep", "Keep FILE")],
 };
 
 const DECOMPRESS: Usage = Usage {
@@ -417,8 +401,8 @@ a projects directory; links in it are not followed. The newest are those of all 
 that were modified last, compressed or not. A session that cannot be compressed stays as it is and
 does not stop the others; the exit code is then 1.",
     options: &[
-        option("keep", "N", "Leave the N newest as they are (5)"),
-        flag("dry-run", "Only print what would be done"),
+        Opt::valued("keep", "N", "Leave the N newest as they are (5)"),
+        Opt::flag("dry-run", "Only print what would be done"),
     ],
 };
 
@@ -444,8 +428,8 @@ const HELP: Usage = Usage {
     summary: "Show all commands, or what one does.",
     details: "",
     options: &[
-        flag("man", "Print the manual page, for man -l"),
-        option(
+        Opt::flag("man", "Print the manual page, for man -l"),
+        Opt::valued(
             "unit",
             "PATH",
             "Print the systemd user service that runs PATH, for packages",

@@ -27,10 +27,11 @@ pub fn page(program: &Program) -> String {
                 text(&mut out, usage.details);
             }
             for option in usage.options {
+                let short = option.short.map(|c| format!("-{c}, ")).unwrap_or_default();
                 let _ = writeln!(
                     out,
                     ".TP\n\\fB{}\\fR\n{}",
-                    escape(&option.shown()),
+                    escape(&format!("{short}{}", option.shown())),
                     escape(option.about)
                 );
             }

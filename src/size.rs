@@ -57,9 +57,22 @@ pub fn utc(seconds: i64) -> String {
     out
 }
 
+/// Milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SS.mmmZ` (RFC 3339).
+pub fn rfc3339(milliseconds: i64) -> String {
+    let (seconds, rest) = (milliseconds.div_euclid(1000), milliseconds.rem_euclid(1000));
+    let minute = utc(seconds).replace(' ', "T");
+    format!("{minute}:{:02}.{rest:03}Z", seconds.rem_euclid(60))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_written_as_programs_read_it() {
+        assert_eq!(rfc3339(1_769_510_520_123), "2026-01-27T10:42:00.123Z");
+        assert_eq!(rfc3339(-1), "1969-12-31T23:59:59.999Z");
+    }
 
     #[test]
     fn sizes_read_well() {

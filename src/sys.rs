@@ -500,8 +500,25 @@ pub struct Entry {
 pub fn read_dir(dir: BorrowedFd) -> io::Result<Vec<Entry>> {
     // A descriptor of its own: the read position belongs to the open file.
     let dir = open_beneath(dir, OsStr::new(""), libc::O_RDONLY | libc::O_DIRECTORY)?;
-    let mut buf = vec![0u8; 64 * 1024];
     let mut entries = Vec::new();
+    list(
+        dir.as_fd(),
+        &mut vec![0; 64 << 10],
+        &mut |name, ino, kind| {
+            let name = OsStr::from_bytes(name).to_owned();
+            entries.push(Entry { name, ino, kind });
+        },
+    )?;
+    Ok(entries)
+}
+
+/// Tells name, inode and type of all entries of a directory but "." and "..", from the descriptor's
+/// position on, which moves to the end. The buffer is used for the calls.
+pub fn list(
+    dir: BorrowedFd,
+    buf: &mut [u8],
+    each: &mut dyn FnMut(&[u8], u64, u8),
+) -> io::Result<()> {
     loop {
         // SAFETY: the buffer's length is passed with it.
         let n = check_len(unsafe {
@@ -513,7 +530,7 @@ pub fn read_dir(dir: BorrowedFd) -> io::Result<Vec<Entry>> {
             )
         } as libc::ssize_t)?;
         if n == 0 {
-            return Ok(entries);
+            return Ok(());
         }
         // Each record: u64 inode, i64 offset, u16 record length, u8 type, name, NUL.
         let mut rest = &buf[..n];
@@ -526,15 +543,25 @@ pub fn read_dir(dir: BorrowedFd) -> io::Result<Vec<Entry>> {
                     .iter()
                     .rev()
                     .fold(0, |n, &b| n << 8 | u64::from(b));
-                entries.push(Entry {
-                    name: OsString::from_vec(name.to_vec()),
-                    ino,
-                    kind: rest[18],
-                });
+                each(name, ino, rest[18]);
             }
             rest = &rest[len..];
         }
     }
+}
+
+/// Whether `wanted` stands somewhere in `bytes`.
+pub fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    // SAFETY: both are given with their lengths and only read.
+    let found = unsafe {
+        libc::memmem(
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            wanted.as_ptr().cast(),
+            wanted.len(),
+        )
+    };
+    !found.is_null()
 }
 
 /// Whether somebody has the file, opened here for reading, open for writing: a lease is refused then,

@@ -29,7 +29,7 @@ pub fn directory(top: &Path, session: &Surveyed) -> io::Result<Option<PathBuf>> 
     let (project, _) = project_and_id(session);
     let (mut last, mut of_project): (Option<String>, Option<String>) = (None, None);
     lines(top, session, CHUNK, &mut |line| {
-        if !contains(line, b"\"cwd\"") {
+        if !sys::contains(line, b"\"cwd\"") {
             return true;
         }
         let cwds = objects(line).filter_map(|object| text(member(object, "cwd")?));
@@ -85,16 +85,12 @@ pub fn beginning(top: &Path, session: &Surveyed) -> io::Result<String> {
 }
 
 /// What a user's message asks; commands and their output are in tags.
-fn asked(object: &[u8]) -> Option<String> {
+pub fn asked(object: &[u8]) -> Option<String> {
     let content = member(member(object, "message")?, "content")?;
     let first = || elements(content).find_map(|block| text(member(block, "text")?));
     text(content)
         .or_else(first)
         .filter(|asked| !asked.starts_with('<'))
-}
-
-fn contains(line: &[u8], wanted: &[u8]) -> bool {
-    line.windows(wanted.len()).any(|window| window == wanted)
 }
 
 /// Gives each line to `each` until that has enough, reading `chunk` bytes at a time.
@@ -109,17 +105,27 @@ fn lines(
         None => session.path.clone(),
     };
     let file = File::open(top.join(stored))?;
-    let size = sys::fstat(&file)?.size;
-    let index = match session.packed {
-        Some(_) => frames::index(&file, size)?,
-        None => frames::Index::default(),
+    read_lines(&file, session.packed.is_some(), chunk, each)
+}
+
+/// The same for a session's file, plain or as the store has it compressed.
+pub fn read_lines(
+    file: &File,
+    packed: bool,
+    chunk: usize,
+    each: &mut dyn FnMut(&[u8]) -> bool,
+) -> io::Result<()> {
+    let size = sys::fstat(file)?.size;
+    let index = match packed {
+        true => frames::index(file, size)?,
+        false => frames::Index::default(),
     };
-    let content = match session.packed {
-        Some(_) => Content::Packed {
-            file: &file,
+    let content = match packed {
+        true => Content::Packed {
+            file,
             index: &index,
         },
-        None => Content::Raw { file: &file, size },
+        false => Content::Raw { file, size },
     };
     let (mut reader, mut buffer) = (content.reader(0), Vec::new());
     loop {

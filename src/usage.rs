@@ -51,6 +51,8 @@ pub struct Usage {
 
 pub struct Opt {
     pub name: &'static str,
+    /// One letter that means the same.
+    pub short: Option<char>,
     /// What its value is called, if it takes one.
     pub value: Option<&'static str>,
     pub about: &'static str,
@@ -58,6 +60,7 @@ pub struct Opt {
 
 const HELP: Opt = Opt {
     name: "help",
+    short: Some('h'),
     value: None,
     about: "Show this text",
 };
@@ -113,11 +116,7 @@ impl Program {
             .max()
             .unwrap_or(0);
         for option in usage.all_options() {
-            let short = if option.name == HELP.name {
-                "-h,"
-            } else {
-                "   "
-            };
+            let short = option.short.map_or("   ".into(), |c| format!("-{c},"));
             let _ = writeln!(
                 out,
                 "  {short} {:<longest$}  {}",
@@ -162,6 +161,38 @@ impl Usage {
 }
 
 impl Opt {
+    pub const fn flag(name: &'static str, about: &'static str) -> Opt {
+        Opt {
+            name,
+            short: None,
+            value: None,
+            about,
+        }
+    }
+
+    pub const fn valued(name: &'static str, value: &'static str, about: &'static str) -> Opt {
+        Opt {
+            value: Some(value),
+            ..Opt::flag(name, about)
+        }
+    }
+
+    /// The same with a letter.
+    pub const fn short(self, letter: char) -> Opt {
+        Opt {
+            short: Some(letter),
+            ..self
+        }
+    }
+
+    fn is(&self, arg: &lexopt::Arg) -> bool {
+        match arg {
+            Long(name) => *name == self.name,
+            Short(letter) => Some(*letter) == self.short,
+            Value(_) => false,
+        }
+    }
+
     /// As in `--mount-dir DIR`.
     pub fn shown(&self) -> String {
         match self.value {
@@ -209,10 +240,15 @@ pub fn parse(
     while let Some(arg) = parser.next().map_err(misused)? {
         match arg {
             Short('h') | Long("help") => return Ok(Parsed::Help(program.help(usage))),
-            Long(name) => {
-                let Some(option) = usage.options.iter().find(|o| o.name == name) else {
-                    let known: Vec<&str> = usage.all_options().map(|o| o.name).collect();
-                    return Err(unknown_option(name, &known, &topic));
+            Short(_) | Long(_) => {
+                let found = usage.options.iter().find(|o| o.is(&arg));
+                let option = match (found, arg) {
+                    (Some(option), _) => option,
+                    (None, Long(name)) => {
+                        let known: Vec<&str> = usage.all_options().map(|o| o.name).collect();
+                        return Err(unknown_option(name, &known, &topic));
+                    }
+                    (None, arg) => return Err(misused(arg.unexpected()).advise(topic)),
                 };
                 let value = match option.value {
                     Some(_) => parser.value().map_err(misused)?,
@@ -221,7 +257,7 @@ pub fn parse(
                 options.push((option.name, value));
             }
             Value(value) if operands.len() < usage.most() => operands.push(value),
-            arg => return Err(misused(arg.unexpected()).advise(topic)),
+            arg @ Value(_) => return Err(misused(arg.unexpected()).advise(topic)),
         }
     }
     if let Some(missing) = usage.required().nth(operands.len()) {

@@ -59,6 +59,8 @@ pub struct Note {
     pub call: Call,
     /// Other calls that ran meanwhile: what neither input names is shared.
     pub others: Vec<Call>,
+    /// SHA-256 of the whole prompt of `call`, of which the text may be cut or not read.
+    pub prompt_sum: Option<String>,
     /// Kept by `gc`.
     pub pinned: bool,
     /// The checkpoint whose state was restored.
@@ -72,7 +74,10 @@ pub struct Note {
 pub struct Checkpoint {
     pub commit: Oid,
     pub tree: Oid,
+    /// The checkpoint before it.
     pub parent: Option<Oid>,
+    /// The commit that holds the long fields.
+    pub side: Option<Oid>,
     pub note: Note,
 }
 

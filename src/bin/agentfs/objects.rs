@@ -1,0 +1,170 @@
+//! Git's loose objects, written without the `git` program.
+//!
+//! An object is complete under a temporary name before it is renamed to its own, so whoever sees it
+//! sees all of it; a kill leaves a `tmp_obj_` file, which `git prune` knows and removes. Objects are
+//! never changed. Reading goes to `git` only for what has been packed.
+//!
+//! Format: <https://git-scm.com/docs/gitformat-loose>, `zlib(kind SP size NUL body)`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::read::ZlibDecoder;
+use flate2::write::ZlibEncoder;
+use sha1::{Digest, Sha1};
+
+use super::oid::Oid;
+
+/// Larger files are hashed and compressed in pieces of this size; smaller ones whole.
+const PIECE: usize = 1 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Blob,
+    Tree,
+    Commit,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Blob => "blob",
+            Kind::Tree => "tree",
+            Kind::Commit => "commit",
+        }
+    }
+}
+
+/// The object directory of a git directory.
+pub struct Objects {
+    dir: PathBuf,
+    written: std::cell::Cell<u32>,
+}
+
+impl Objects {
+    pub fn new(git_dir: &Path) -> Objects {
+        Objects {
+            dir: git_dir.join("objects"),
+            written: std::cell::Cell::new(0),
+        }
+    }
+
+    /// Stores an object unless it is there.
+    pub fn write(&self, kind: Kind, body: &[u8]) -> io::Result<Oid> {
+        let header = header(kind, body.len() as u64);
+        let oid = finish(Sha1::new().chain_update(&header).chain_update(body));
+        if !self.has_loose(oid) {
+            self.put(oid, |out| {
+                out.write_all(&header)?;
+                out.write_all(body)
+            })?;
+        }
+        Ok(oid)
+    }
+
+    /// Stores the first `size` bytes of a file as a blob, in bounded memory. `UnexpectedEof` when it
+    /// has fewer, `Interrupted` when they changed between being hashed and being stored.
+    pub fn write_file(&self, file: &File, size: u64) -> io::Result<Oid> {
+        if size <= PIECE as u64 {
+            let mut body = vec![0; size as usize];
+            file.read_exact_at(&mut body, 0)?;
+            return self.write(Kind::Blob, &body);
+        }
+        let header = header(Kind::Blob, size);
+        let mut sha = Sha1::new().chain_update(&header);
+        pieces(file, size, |piece| {
+            sha.update(piece);
+            Ok(())
+        })?;
+        let oid = finish(sha);
+        if !self.has_loose(oid) {
+            let mut again = Sha1::new().chain_update(&header);
+            self.put(oid, |out| {
+                out.write_all(&header)?;
+                pieces(file, size, |piece| {
+                    again.update(piece);
+                    out.write_all(piece)
+                })?;
+                match finish(again) == oid {
+                    true => Ok(()),
+                    false => Err(io::ErrorKind::Interrupted.into()),
+                }
+            })?;
+        }
+        Ok(oid)
+    }
+
+    /// The body of a loose object; `NotFound` when it is packed or absent.
+    pub fn read_loose(&self, oid: Oid) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        ZlibDecoder::new(File::open(self.path(oid))?).read_to_end(&mut bytes)?;
+        let end = bytes.iter().position(|byte| *byte == 0);
+        let end = end.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(bytes.split_off(end + 1))
+    }
+
+    /// Empty files are what a power cut leaves of an object that was never synced.
+    fn has_loose(&self, oid: Oid) -> bool {
+        fs::metadata(self.path(oid)).is_ok_and(|meta| meta.len() > 0)
+    }
+
+    fn path(&self, oid: Oid) -> PathBuf {
+        let name = oid.to_string();
+        self.dir.join(&name[..2]).join(&name[2..])
+    }
+
+    fn put(
+        &self,
+        oid: Oid,
+        body: impl FnOnce(&mut ZlibEncoder<File>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let path = self.path(oid);
+        let number = self.written.replace(self.written.get() + 1);
+        let temporary = self
+            .dir
+            .join(format!("tmp_obj_{}_{number}", std::process::id()));
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o444)
+            .open(&temporary)?;
+        let mut out = ZlibEncoder::new(file, Compression::fast());
+        let done = body(&mut out).and_then(|()| out.finish()).and_then(|_| {
+            match fs::rename(&temporary, &path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
+                    fs::rename(&temporary, &path)
+                }
+                done => done,
+            }
+        });
+        if done.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        done
+    }
+}
+
+fn header(kind: Kind, size: u64) -> Vec<u8> {
+    format!("{} {size}\0", kind.name()).into_bytes()
+}
+
+fn finish(sha: Sha1) -> Oid {
+    Oid(sha.finalize().into())
+}
+
+fn pieces(file: &File, size: u64, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    let mut at = 0;
+    while at < size {
+        let length = PIECE.min((size - at) as usize);
+        file.read_exact_at(&mut piece[..length], at)?;
+        each(&piece[..length])?;
+        at += length as u64;
+    }
+    Ok(())
+}
