@@ -241,7 +241,7 @@ class Page:
 
     def little_data_is_enough(self):
         self.open()
-        for checkpoints in [[], [{"id": "cp_1", "version": 1}], [{"id": "cp_1", "version": 1, "timestamp": "2026-01-27T14:00:00.000Z", "shared_with": [{"session_id": None}], "files_changed": [{"path": "a", "status": "D", "added": 0, "removed": 4}]}] * 2]:
+        for checkpoints in [[], [{"id": "cp_1", "version": 1}], [{"id": "cp_1", "version": 1, "timestamp": "2026-01-27T14:00:00.000Z", "shared_with": [{"session_id": None}], "diffs": [{"path": "a", "status": "D", "added": 0, "removed": 4, "text": None, "cut": True}]}] * 2]:
             for key in ["checkpoints", "sessions"]:
                 text = json.dumps({key: checkpoints, "project": None, "checkpoints": checkpoints})
                 page = self.directory / "little" / "page.html"
@@ -254,7 +254,7 @@ class Page:
                 check("undefined" not in shown and "NaN" not in shown and "Invalid" not in shown, shown)
                 for key in ["ArrowLeft", "Home", "PageDown", "r", "Escape"]:
                     self.browser.key(key)
-        self.browser.until("document.querySelector('#shown .say')")
+        self.browser.until("document.querySelector('#shown .say').textContent.startsWith('The diff is not on this page')")
         check("agentfs diff" not in self.browser.evaluate("document.querySelector('#shown').innerText"), "there is nothing to compare with")
 
     def schemes_differ(self):
@@ -272,8 +272,11 @@ class Page:
         check(seen[False] != seen[True], f"one background for both schemes: {seen}")
         self.browser.window(1280, 860)
         self.open("#v35")
-        self.browser.call("Emulation.setEmulatedMedia", media="print")
         self.browser.window(800, 1100)
+        self.browser.call("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        white = self.browser.evaluate("getComputedStyle(document.querySelector('#shown')).backgroundColor")
+        check(white == "rgb(255, 255, 255)", f"paper is {white}")
+        check(not self.browser.evaluate("document.querySelector('aside').getClientRects().length"), "lists are printed")
         self.shoot("print")
         self.browser.call("Emulation.setEmulatedMedia", media="")
 

@@ -95,7 +95,9 @@ fn record(project: &Project, event: &Event) -> Result<(), Failure> {
     let until = Instant::now() + SCAN;
     let Some(mut writer) = Writer::open(project, PATIENCE)? else {
         let name = event.kind.name();
-        return Err(Failure::new(format!("{name}: the store was busy, the next hook makes up for it")));
+        return Err(Failure::new(format!(
+            "{name}: the store was busy, the next hook makes up for it"
+        )));
     };
     let path = project.own("state.json");
     let mut state = State::load(&path, &log);
@@ -106,11 +108,15 @@ fn record(project: &Project, event: &Event) -> Result<(), Failure> {
         until: Some(until),
         ..Budget::NONE
     };
-    writer.scan(budget).map_err(|failure| {
-        failure.advise("`agentfs checkpoint` takes the time it needs")
-    })?;
+    writer
+        .scan(budget)
+        .map_err(|failure| failure.advise("`agentfs checkpoint` takes the time it needs"))?;
     let made = match writer.differs()? {
-        true => Some(writer.commit(note(project, &state, event, trigger))?.clone()),
+        true => Some(
+            writer
+                .commit(note(project, &state, event, trigger))?
+                .clone(),
+        ),
         false => None,
     };
     writer.save()?;
@@ -153,9 +159,14 @@ fn title(project: &Project, call: &Call) -> String {
         return format!("{tool} {}", render::path(path));
     }
     let member = |name: &str| call.input.as_ref()?.get(name)?.as_str();
-    let about = member("command").or(member("description")).or(member("prompt"));
+    let about = member("command")
+        .or(member("description"))
+        .or(member("prompt"));
     match about {
-        Some(about) => format!("{tool}: {}", commit::cut(&render::subject(about.trim()), 100)),
+        Some(about) => format!(
+            "{tool}: {}",
+            commit::cut(&render::subject(about.trim()), 100)
+        ),
         None => tool.to_owned(),
     }
 }
@@ -167,7 +178,11 @@ fn note_trouble(project: &Project, message: &str) {
     if fs::metadata(&path).is_ok_and(|meta| meta.len() > LOG_MAX) {
         let _ = fs::rename(&path, project.own("log.old"));
     }
-    let line = format!("{} {}\n", size::rfc3339(now_ms()), message.replace('\n', " "));
+    let line = format!(
+        "{} {}\n",
+        size::rfc3339(now_ms()),
+        message.replace('\n', " ")
+    );
     let file = OpenOptions::new().create(true).append(true).open(&path);
     let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
 }
@@ -176,9 +191,15 @@ fn note_trouble(project: &Project, message: &str) {
 pub fn troubles(project: &Project, most: usize) -> Vec<String> {
     let text = fs::read_to_string(project.own("log")).unwrap_or_default();
     let since = size::rfc3339(now_ms() - TROUBLE_AGE);
-    let lines: Vec<&str> = text.lines().filter(|line| *line >= since.as_str()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| *line >= since.as_str())
+        .collect();
     let from = lines.len().saturating_sub(most);
-    lines[from..].iter().map(|line| (*line).to_owned()).collect()
+    lines[from..]
+        .iter()
+        .map(|line| (*line).to_owned())
+        .collect()
 }
 
 // ---- installing -------------------------------------------------------------------------------
