@@ -106,12 +106,9 @@ pub fn run(command: &mut Command) -> Result<Output, Failure> {
         .map(|line| line.trim_start_matches("fatal: ").trim())
         .filter(|line| !line.is_empty())
         .collect();
-    let what = command
-        .get_args()
-        .map(|arg| arg.to_string_lossy().into_owned())
-        .skip_while(|arg| arg == "-c" || arg.contains('='))
-        .next()
-        .unwrap_or_default();
+    let args = command.get_args().map(|arg| arg.to_string_lossy());
+    let mut names = args.filter(|arg| *arg != "-c" && !arg.contains('='));
+    let what = names.next().unwrap_or_default();
     Err(Failure::new(format!("git {what}: {}", said.join("; "))))
 }
 

@@ -343,7 +343,7 @@ const VIZ: Usage = Usage {
     operands: "",
     choices: &[],
     summary: "Write one self-contained HTML page that scrubs through the history in a browser.",
-    details: "",
+    details: "Prints where the page is. It works without a network, by keyboard and on a phone.",
     options: &[
         DIRECTORY,
         JSON,
@@ -351,7 +351,7 @@ const VIZ: Usage = Usage {
         Opt::valued(
             "output",
             "FILE",
-            "Where to write it (NAME.html in this directory)",
+            "Where to write it, if not in the history itself",
         ),
     ],
 };

@@ -37,4 +37,5 @@ pub mod tree;
 pub mod viz;
 pub mod watch;
 pub mod why;
+pub mod words;
 pub mod writer;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -529,9 +529,11 @@ pub fn session(given: &mut Given) -> Result<Reply, Failure> {
     }
     let (paint, columns) = (Painter::stdout(), terminal::columns());
     if given.flag("timeline") {
-        let title = format!("SESSION TIMELINE: {}", project.name);
         return Ok(Reply::Text(timeline::timeline(
-            &title, &moments, columns, &paint,
+            &project.name,
+            &moments,
+            columns,
+            &paint,
         )));
     }
     Ok(Reply::Text(told(
@@ -596,10 +598,12 @@ pub fn timeline(given: &mut Given) -> Result<Reply, Failure> {
         let rows = rows.map(|m| render::json(&m.checkpoint, parents.of(&m.checkpoint), &m.changes));
         return Ok(Reply::Json(rows.collect()));
     }
-    let title = format!("SESSION TIMELINE: {}", project.name);
     let (columns, paint) = (terminal::columns(), Painter::stdout());
     Ok(Reply::Text(timeline::timeline(
-        &title, &moments, columns, &paint,
+        &project.name,
+        &moments,
+        columns,
+        &paint,
     )))
 }
 
@@ -616,7 +620,7 @@ pub fn viz(given: &mut Given) -> Result<Reply, Failure> {
         return Ok(Reply::Json(data));
     }
     let output = given.path("output")?;
-    let output = output.unwrap_or_else(|| PathBuf::from(format!("{}.html", project.name)));
+    let output = output.unwrap_or_else(|| project.own("history.html"));
     std::fs::write(&output, page::page(&data))
         .map_err(|error| Failure::at("cannot write", &output, error))?;
     Ok(Reply::Text(format!("{}\n", output.display())))

@@ -64,7 +64,9 @@ struct Latest {
 
 impl Latest {
     fn note(&mut self, line: &[u8]) {
-        if sys::contains(line, b"\"type\":\"text\"") && sys::contains(line, b"\"role\":\"assistant\"") {
+        if sys::contains(line, b"\"type\":\"text\"")
+            && sys::contains(line, b"\"role\":\"assistant\"")
+        {
             self.words = line.to_vec();
         }
         if sys::contains(line, b"\"role\":\"user\"") && !sys::contains(line, b"\"tool_result\"") {
@@ -101,7 +103,9 @@ fn scan(call: &Call, each: &mut dyn FnMut(&[u8]) -> bool) {
 }
 
 fn open(call: &Call) -> Option<(File, bool)> {
-    let store = Config::load(Overrides::default()).ok().map(|config| config.store_dir);
+    let store = Config::load(Overrides::default())
+        .ok()
+        .map(|config| config.store_dir);
     if let Some(path) = call.transcript.as_deref().map(Path::new) {
         if let Ok(file) = File::open(path) {
             return Some((file, false));
@@ -113,7 +117,9 @@ fn open(call: &Call) -> Option<(File, bool)> {
     let name = format!("{session}.jsonl");
     let tops = [config::claude_projects(), store];
     tops.into_iter().flatten().find_map(|top| {
-        let dirs = fs::read_dir(top).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+        let dirs = fs::read_dir(top)
+            .ok()?
+            .filter_map(|entry| Some(entry.ok()?.path()));
         let mut dirs: Vec<PathBuf> = dirs.collect();
         dirs.sort();
         dirs.iter().find_map(|dir| in_store(dir, OsStr::new(&name)))
