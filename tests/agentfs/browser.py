@@ -115,7 +115,7 @@ class Browser:
 
     def until(self, expression, seconds=20):
         end = time.monotonic() + seconds
-        while not self.evaluate(expression):
+        while not self.evaluate(f"(async () => Boolean(await ({expression})))()"):
             if time.monotonic() > end:
                 raise TimeoutError(expression)
             time.sleep(0.02)
@@ -131,6 +131,7 @@ class Browser:
         self.call("Input.insertText", text=text)
 
     def click(self, x, y):
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         for kind in ["mousePressed", "mouseReleased"]:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
 
@@ -156,7 +157,3 @@ class Browser:
         shot = self.call("Page.captureScreenshot", format="png")
         with open(path, "wb") as file:
             file.write(base64.b64decode(shot["data"]))
-
-    def pdf(self, path):
-        with open(path, "wb") as file:
-            file.write(base64.b64decode(self.call("Page.printToPDF", printBackground=False)["data"]))

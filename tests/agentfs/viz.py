@@ -46,7 +46,7 @@ def check(condition, what):
 
 class Page:
     def __init__(self, browser, page, directory, data=None):
-        self.browser, self.directory, self.data = browser, pathlib.Path(directory), data
+        self.browser, self.page, self.directory, self.data = browser, page, pathlib.Path(directory), data
         self.url = pathlib.Path(page).absolute().as_uri()
         self.directory.mkdir(parents=True, exist_ok=True)
 
@@ -89,6 +89,8 @@ class Page:
         box = self.browser.evaluate("(box => [box.left, box.right, box.top])(document.getElementById('slider').getBoundingClientRect())")
         self.browser.click(box[0] + 2, box[2] + 40)
         self.shows(1)
+        hint = self.browser.evaluate("document.getElementById('hint').textContent")
+        check(hint == "v1 14:01 init", f"the pointer is told {hint!r}")
         self.browser.click(box[1] - 2, box[2] + 40)
         self.shows(len(self.data["checkpoints"]))
         for button, version in [("first", 1), ("next", 2), ("last", len(self.data["checkpoints"])), ("back", len(self.data["checkpoints"]) - 1)]:
@@ -104,7 +106,7 @@ class Page:
             check("[object" not in shown and "undefined" not in shown and "NaN" not in shown, shown)
             prompt = self.browser.evaluate("document.querySelector('#shown blockquote')?.textContent ?? null")
             check(prompt == checkpoint["prompt"], f"the prompt of v{checkpoint['version']} is {prompt}")
-            check(("by no tool call" in shown or "by hand" in shown) == (checkpoint["tool"] is None), f"who made v{checkpoint['version']}: {shown}")
+            check(("by no tool call" in shown or "by restoring v27" in shown) == (checkpoint["tool"] is None), f"who made v{checkpoint['version']}: {shown}")
             files = self.browser.evaluate("[...document.querySelectorAll('#shown .file')].map(file => file.dataset.path)")
             check(files == [diff["path"] for diff in checkpoint["diffs"]], f"the files of v{checkpoint['version']} are {files}")
             added = self.browser.evaluate("document.querySelectorAll('#shown .row.add').length")
@@ -151,7 +153,7 @@ class Page:
             check(first == path, f"the file comes first, not {first}")
             self.browser.key("ArrowRight")
         self.browser.until(f"location.hash.includes('file=src%2Fauth.ts') && location.hash.startsWith('#v{versions[6]}')")
-        self.browser.click_on(f"#versions li:nth-child(2) button")
+        self.browser.click_on("#versions li:nth-child(2) button")
         self.shows(versions[-2])
         current = self.browser.evaluate("[...document.querySelectorAll('#versions [aria-current=true]')].length")
         check(current == 1, f"{current} versions are current")
@@ -204,7 +206,7 @@ class Page:
     def everything_has_a_name_and_contrast(self):
         for dark in [False, True]:
             self.browser.window(1280, 860, dark=dark)
-            for hash in ["#v35", "#v22", "#v26&find=src", f"#v24&file=src%2Fauth.ts"]:
+            for hash in ["#v35", "#v22", "#v26&find=src", "#v24&file=src%2Fauth.ts"]:
                 self.open(hash)
                 self.browser.until(f"{SHOWN} !== undefined")
                 faint = self.browser.evaluate(FAINT)
@@ -237,6 +239,24 @@ class Page:
         self.browser.touch((box[0] + 150, box[2] + 40), (box[0] + 80, box[2] + 40), (box[0] + 4, box[2] + 40))
         self.shows(1)
 
+    def little_data_is_enough(self):
+        self.open()
+        for checkpoints in [[], [{"id": "cp_1", "version": 1}], [{"id": "cp_1", "version": 1, "timestamp": "2026-01-27T14:00:00.000Z", "shared_with": [{"session_id": None}], "diffs": [{"path": "a", "status": "D", "added": 0, "removed": 4, "text": None, "cut": True}]}] * 2]:
+            for key in ["checkpoints", "sessions"]:
+                text = json.dumps({key: checkpoints, "project": None, "checkpoints": checkpoints})
+                page = self.directory / "little" / "page.html"
+                page.parent.mkdir(exist_ok=True)
+                whole = pathlib.Path(self.page).read_text(encoding="utf-8")
+                start = whole.index('id="data">') + len('id="data">')
+                page.write_text(whole[:start] + text + whole[whole.index("</script>", start):], encoding="utf-8")
+                self.browser.open(page.absolute().as_uri())
+                shown = self.browser.evaluate("document.body.innerText")
+                check("undefined" not in shown and "NaN" not in shown and "Invalid" not in shown, shown)
+                for key in ["ArrowLeft", "Home", "PageDown", "r", "Escape"]:
+                    self.browser.key(key)
+        self.browser.until("document.querySelector('#shown .say').textContent.startsWith('The diff is not on this page')")
+        check("agentfs diff" not in self.browser.evaluate("document.querySelector('#shown').innerText"), "there is nothing to compare with")
+
     def schemes_differ(self):
         seen = {}
         for dark in [False, True]:
@@ -252,7 +272,13 @@ class Page:
         check(seen[False] != seen[True], f"one background for both schemes: {seen}")
         self.browser.window(1280, 860)
         self.open("#v35")
-        self.browser.pdf(self.directory / "print.pdf")
+        self.browser.window(800, 1100)
+        self.browser.call("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        white = self.browser.evaluate("getComputedStyle(document.querySelector('#shown')).backgroundColor")
+        check(white == "rgb(255, 255, 255)", f"paper is {white}")
+        check(not self.browser.evaluate("document.querySelector('aside').getClientRects().length"), "lists are printed")
+        self.shoot("print")
+        self.browser.call("Emulation.setEmulatedMedia", media="")
 
 
 def check_page(data, page, directory):
@@ -272,6 +298,7 @@ def check_page(data, page, directory):
         checks.everything_has_a_name_and_contrast()
         checks.phones_need_no_sideways_scrolling()
         checks.schemes_differ()
+        checks.little_data_is_enough()
         complained_of_nothing(browser)
     finally:
         browser.close()

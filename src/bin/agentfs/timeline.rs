@@ -31,7 +31,7 @@ pub struct Origin<'a> {
     pub line: u64,
     /// The lines, without their ends.
     pub text: Vec<String>,
-    /// The checkpoint that has them first.
+    /// The checkpoint that has them first. Version 0 stands for one that is still to be made.
     pub note: &'a Note,
     /// How that checkpoint changed this file.
     pub change: Option<&'a Change>,
@@ -883,11 +883,27 @@ pub fn history(file: &[u8], rows: &[Moment], columns: usize, paint: &Painter) ->
 
 fn cells(file: &[u8], row: &Moment, paint: &Painter) -> [String; 5] {
     let note = &row.checkpoint.note;
-    let calls = || std::iter::once(&note.call).chain(&note.others);
-    let joined = |each: fn(&Call) -> Option<&str>, longest: usize| {
+    let calls = std::iter::once(&note.call).chain(&note.others);
+    let [sessions, tools] = sessions_and_tools(calls, paint);
+    let change = row.changes.iter().find(|change| change.path == file);
+    [
+        format!("v{}", note.version),
+        sessions,
+        tools,
+        change_in_short(change),
+        paint.line(&note.message),
+    ]
+}
+
+/// Who took part, each named once, in as few columns as tell them apart.
+fn sessions_and_tools<'a>(
+    calls: impl Iterator<Item = &'a Call> + Clone,
+    paint: &Painter,
+) -> [String; 2] {
+    let joined = |each: fn(&Call) -> Option<&str>| {
         let mut all: Vec<String> = Vec::new();
-        for one in calls().filter_map(each) {
-            let one = paint.cut(&brief(&paint.line(one)), longest);
+        for one in calls.clone().filter_map(each) {
+            let one = paint.cut(&brief(&paint.line(one)), 16);
             if !all.contains(&one) {
                 all.push(one);
             }
@@ -897,13 +913,9 @@ fn cells(file: &[u8], row: &Moment, paint: &Painter) -> [String; 5] {
             false => all.join(","),
         }
     };
-    let change = row.changes.iter().find(|change| change.path == file);
     [
-        format!("v{}", note.version),
-        joined(|call| call.session.as_deref(), 16),
-        joined(|call| call.tool.as_deref(), 16),
-        change_in_short(change),
-        paint.line(&note.message),
+        joined(|call| call.session.as_deref()),
+        joined(|call| call.tool.as_deref()),
     ]
 }
 
@@ -953,6 +965,10 @@ fn told(origin: &Origin, columns: usize, paint: &Painter, zone: &dyn Fn(i64) -> 
     let mut say = |line: Line| {
         let _ = writeln!(out, "{}", line.painted(paint));
     };
+    if origin.note.version == 0 {
+        say(Line::new(Ink::Plain, "Not in any checkpoint yet"));
+        return out;
+    }
     let introduced = |by: &str| {
         Line::new(Ink::Plain, "Introduced in ")
             .and(Ink::Yellow, format!("v{}", origin.note.version))
@@ -996,6 +1012,55 @@ fn told(origin: &Origin, columns: usize, paint: &Painter, zone: &dyn Fn(i64) -> 
         say(changed_lines(std::slice::from_ref(change)).and(Ink::Plain, " in this file"));
     }
     out
+}
+
+/// The lines themselves, each origin named beside its first: for a whole file.
+pub fn annotated(origins: &[Origin], columns: usize, paint: &Painter) -> String {
+    const HEADINGS: [&str; 3] = ["VERSION", "SESSION", "TOOL"];
+    let cells: Vec<[String; 3]> = origins.iter().map(|origin| beside(origin, paint)).collect();
+    let widths: Vec<usize> = (0..3)
+        .map(|at| {
+            let widths = cells.iter().map(|cells| width(&cells[at]));
+            widths.max().unwrap_or(0).max(HEADINGS[at].len()) + 2
+        })
+        .collect();
+    let ends = origins
+        .iter()
+        .map(|origin| origin.line + origin.text.len() as u64);
+    let digits = ends.max().unwrap_or(0).to_string().len().max(4);
+    let room = columns.saturating_sub(widths.iter().sum::<usize>() + digits + 2);
+    let row = |cells: &[String; 3], inks: [Ink; 3], number: &str, text: &str| {
+        let mut line = Line::default();
+        for ((cell, ink), width) in cells.iter().zip(inks).zip(&widths) {
+            let blanks = padded(cell, *width);
+            line = line.and(ink, cell).and(Ink::Plain, &blanks[cell.len()..]);
+        }
+        let line = line
+            .and(Ink::Dim, format!("{number:>digits$}  "))
+            .and(Ink::Plain, paint.cut(text, room.max(20)));
+        format!("{}\n", line.painted(paint).trim_end())
+    };
+    let mut out = row(&HEADINGS.map(str::to_owned), [Ink::Dim; 3], "LINE", "");
+    for (origin, cells) in origins.iter().zip(&cells) {
+        for (at, text) in origin.text.iter().enumerate() {
+            let number = (origin.line + at as u64).to_string();
+            let text = paint.exact(&text.replace('\t', "    "));
+            out += &match at {
+                0 => row(cells, [Ink::Yellow, Ink::Cyan, Ink::Plain], &number, &text),
+                _ => row(&Default::default(), [Ink::Plain; 3], &number, &text),
+            };
+        }
+    }
+    out
+}
+
+fn beside(origin: &Origin, paint: &Painter) -> [String; 3] {
+    let version = match origin.note.version {
+        0 => "-".to_owned(),
+        version => format!("v{version}"),
+    };
+    let [sessions, tools] = sessions_and_tools(origin.calls.iter().copied(), paint);
+    [version, sessions, tools]
 }
 
 /// One line in backquotes, or several with their numbers.
@@ -1525,6 +1590,60 @@ Session: claude-abc123 (Edit tool)
 Prompt: "make the auth more robust"
 Session: claude-def456 (Bash tool)
 "#,
+        );
+    }
+
+    #[test]
+    fn a_whole_file_is_annotated() {
+        let all = afternoon();
+        let other = Call {
+            session: Some("7a1e9c2e-1234-4abc-8def-0123456789ab".to_owned()),
+            tool: Some("Bash".to_owned()),
+            ..Call::default()
+        };
+        let unrecorded = Note::default();
+        let first = Origin {
+            line: 9,
+            text: vec![
+                "export function verify(token: Token) {".to_owned(),
+                "\tif (token.expired()) {".to_owned(),
+            ],
+            note: &all[5].checkpoint.note,
+            change: None,
+            calls: vec![&all[5].checkpoint.note.call],
+            words: None,
+        };
+        let shared = Origin {
+            line: 11,
+            text: vec!["    throw new AuthError('Token expired');".to_owned()],
+            note: &all[7].checkpoint.note,
+            calls: vec![&all[7].checkpoint.note.call, &other],
+            ..first.clone()
+        };
+        let new = Origin {
+            line: 12,
+            text: vec!["}".to_owned()],
+            note: &unrecorded,
+            calls: vec![],
+            ..first.clone()
+        };
+        is(
+            &blamed(std::slice::from_ref(&new), 72, &FULL, &utc),
+            r"
+Line 12: `}`
+
+Not in any checkpoint yet
+",
+        );
+        is(
+            &annotated(&[first, shared, new], 72, &FULL),
+            r"
+VERSION  SESSION                 TOOL       LINE
+v18      claude-abc123           Edit          9  export function verif…
+                                              10      if (token.expired…
+v20      claude-abc123,7a1e9c2e  Edit,Bash    11      throw new AuthErr…
+-        -                       -            12  }
+",
         );
     }
 }

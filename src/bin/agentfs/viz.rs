@@ -11,7 +11,7 @@ const PAGE: &str = include_str!("viz.html");
 
 /// The page for `{"project", "dir", "generated", "sessions": [{"id", "prompts"}], "checkpoints": […]}`,
 /// where each checkpoint has `"diffs": [{"path", "status", "added", "removed", "text", "cut"}]`: the
-/// unified diff, null for binary files, and whether it is only the beginning.
+/// unified diff, null for binary files and where there is no room, and whether it is only the beginning.
 pub fn page(data: &Value) -> String {
     let title = match data["project"].as_str() {
         Some(project) => format!("{project} - agentfs"),
