@@ -270,8 +270,17 @@ pub struct Diff {
 
 /// The differences between the trees of each pair, at most this many bytes of each file.
 pub fn diffs(project: &Project, pairs: &[Pair], most: usize) -> Result<Vec<Vec<Diff>>, Failure> {
-    let options = ["-r", "-p", "--no-renames", "--no-ext-diff", "--no-textconv", "--full-index"];
-    let mut command = project.git().command(["diff-tree", "--stdin", "--no-color"]);
+    let options = [
+        "-r",
+        "-p",
+        "--no-renames",
+        "--no-ext-diff",
+        "--no-textconv",
+        "--full-index",
+    ];
+    let mut command = project
+        .git()
+        .command(["diff-tree", "--stdin", "--no-color"]);
     command.args(options);
     let asked: String = pairs.iter().map(|(a, b)| format!("{a} {b}\n")).collect();
     let printed = feed(&mut command, asked.as_bytes())?;

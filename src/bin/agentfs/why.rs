@@ -70,7 +70,11 @@ fn question(project: &Project, word: &OsStr) -> Result<Question, Failure> {
     };
     if let Some(path) = is_file(name) {
         let commit = now(project, &path)?;
-        return Ok(Question { path, commit, lines });
+        return Ok(Question {
+            path,
+            commit,
+            lines,
+        });
     }
     let (file, at) = reference::split_file(name);
     let at = Resolver::new(project)?.find(&at)?;
@@ -129,16 +133,25 @@ fn now(project: &Project, path: &[u8]) -> Result<Oid, Failure> {
 }
 
 fn groups(project: &Project, question: &Question) -> Result<Vec<Group>, Failure> {
-    let mut command = project.git().command(["blame", "--first-parent", "--porcelain"]);
+    let mut command = project
+        .git()
+        .command(["blame", "--first-parent", "--porcelain"]);
     if let Some((first, last)) = question.lines {
         command.arg(format!("-L{first},{last}"));
     }
     let path = std::ffi::OsString::from_vec(question.path.clone());
-    command.arg(question.commit.to_string()).arg("--").arg(&path);
+    command
+        .arg(question.commit.to_string())
+        .arg("--")
+        .arg(&path);
     let printed = super::git::run(&mut command).map_err(|failure| {
         let path = Path::new(&path);
         match failure.message.contains("has only") {
-            true => Failure::at("no such line", path, failure.message.replace("git blame: ", "")),
+            true => Failure::at(
+                "no such line",
+                path,
+                failure.message.replace("git blame: ", ""),
+            ),
             false => Failure::at("cannot tell", path, failure.message),
         }
     })?;
@@ -194,7 +207,10 @@ impl<'p> Origins<'p> {
         let objects = Objects::new(&project.store);
         let mut found: Vec<Checkpoint> = Vec::new();
         for group in groups {
-            if found.iter().any(|checkpoint| checkpoint.commit == group.commit) {
+            if found
+                .iter()
+                .any(|checkpoint| checkpoint.commit == group.commit)
+            {
                 continue;
             }
             // What is not recorded yet has no checkpoint.
@@ -210,7 +226,9 @@ impl<'p> Origins<'p> {
             let note = &mut checkpoint.note;
             for call in std::iter::once(&mut note.call).chain(&mut note.others) {
                 let Some(id) = &call.id else { continue };
-                let words = said.entry(id.clone()).or_insert_with(|| words::before(call));
+                let words = said
+                    .entry(id.clone())
+                    .or_insert_with(|| words::before(call));
                 if call.prompt.is_none() {
                     call.prompt.clone_from(&words.prompt);
                 }
@@ -310,15 +328,21 @@ pub fn history(given: &mut Given) -> Result<Reply, Failure> {
     let path = project.relative(&file)?;
     let mut found = history::of_head(&project, None, Some(&path))?;
     if found.is_empty() {
-        return Err(Failure::at("no history", Path::new(&file), "no checkpoint changed it")
-            .advise("see `agentfs status` for what is left out"));
+        return Err(
+            Failure::at("no history", Path::new(&file), "no checkpoint changed it")
+                .advise("see `agentfs status` for what is left out"),
+        );
     }
     history::fill(&project, &mut found)?;
     let pairs = history::pairs(&project, &found)?;
     let changes = history::changes(&project, &pairs, Some(&path))?;
     if given.flag("json") {
         let all = history::head(&project)?;
-        return Ok(Reply::Json(render::list_json(&found, &Parents::among(&all), &changes)));
+        return Ok(Reply::Json(render::list_json(
+            &found,
+            &Parents::among(&all),
+            &changes,
+        )));
     }
     let rows = moments(found, changes);
     Ok(Reply::Text(timeline::history(
@@ -331,7 +355,11 @@ pub fn history(given: &mut Given) -> Result<Reply, Failure> {
 
 fn moments(checkpoints: Vec<Checkpoint>, changes: Vec<Vec<Change>>) -> Vec<Moment> {
     let rows = checkpoints.into_iter().zip(changes);
-    rows.map(|(checkpoint, changes)| Moment { checkpoint, changes }).collect()
+    rows.map(|(checkpoint, changes)| Moment {
+        checkpoint,
+        changes,
+    })
+    .collect()
 }
 
 /// All checkpoints of the current branch with their changes, the oldest first; only those of a session,
@@ -341,8 +369,10 @@ fn all_moments(project: &Project, session: Option<&str>) -> Result<Vec<Moment>, 
     if let Some(session) = session {
         found.retain(|checkpoint| is_of_session(checkpoint, session));
         if found.is_empty() {
-            return Err(Failure::new(format!("no session {session} made a checkpoint"))
-                .advise("see `agentfs sessions`"));
+            return Err(
+                Failure::new(format!("no session {session} made a checkpoint"))
+                    .advise("see `agentfs sessions`"),
+            );
         }
     }
     found.reverse();
@@ -379,11 +409,15 @@ impl<'m> Session<'m> {
     }
 
     fn start(&self) -> i64 {
-        self.moments.first().map_or(0, |moment| moment.checkpoint.note.time)
+        self.moments
+            .first()
+            .map_or(0, |moment| moment.checkpoint.note.time)
     }
 
     fn end(&self) -> i64 {
-        self.moments.last().map_or(0, |moment| moment.checkpoint.note.time)
+        self.moments
+            .last()
+            .map_or(0, |moment| moment.checkpoint.note.time)
     }
 
     /// What was asked, each once, in order.
@@ -432,7 +466,9 @@ impl<'m> Session<'m> {
 }
 
 fn duration(milliseconds: i64) -> String {
-    size::duration(std::time::Duration::from_millis(milliseconds.max(0).unsigned_abs()))
+    size::duration(std::time::Duration::from_millis(
+        milliseconds.max(0).unsigned_abs(),
+    ))
 }
 
 pub fn sessions(given: &mut Given) -> Result<Reply, Failure> {
@@ -443,7 +479,9 @@ pub fn sessions(given: &mut Given) -> Result<Reply, Failure> {
         return Ok(Reply::Json(sessions.iter().map(Session::json).collect()));
     }
     if sessions.is_empty() {
-        return Ok(Reply::Text("no session has made a checkpoint; see `agentfs help install-hooks`\n".into()));
+        return Ok(Reply::Text(
+            "no session has made a checkpoint; see `agentfs help install-hooks`\n".into(),
+        ));
     }
     let (paint, now, columns) = (Painter::stdout(), now_ms(), terminal::columns());
     let lines = sessions.iter().map(|session| {
@@ -455,7 +493,11 @@ pub fn sessions(given: &mut Given) -> Result<Reply, Failure> {
             size::count(session.moments.len() as u64, "checkpoint"),
             size::count(session.files().len() as u64, "file"),
         );
-        let prompt = session.prompts().first().map(|prompt| paint.line(prompt)).unwrap_or_default();
+        let prompt = session
+            .prompts()
+            .first()
+            .map(|prompt| paint.line(prompt))
+            .unwrap_or_default();
         let room = columns.saturating_sub(terminal::width(&head) + 4).max(20);
         format!("{head}  \"{}\"\n", paint.cut(&prompt, room))
     });
@@ -470,8 +512,9 @@ pub fn session(given: &mut Given) -> Result<Reply, Failure> {
     let sessions = Session::all(&moments);
     let [session] = sessions.as_slice() else {
         let ids: Vec<&str> = sessions.iter().map(|session| session.id).collect();
-        return Err(Failure::new(format!("{id} may be {}", ids.join(" or ")))
-            .advise("give more of the id"));
+        return Err(
+            Failure::new(format!("{id} may be {}", ids.join(" or "))).advise("give more of the id")
+        );
     };
     let said = words::at_end(&session.call());
     if given.flag("json") {
@@ -487,9 +530,16 @@ pub fn session(given: &mut Given) -> Result<Reply, Failure> {
     let (paint, columns) = (Painter::stdout(), terminal::columns());
     if given.flag("timeline") {
         let title = format!("SESSION TIMELINE: {}", project.name);
-        return Ok(Reply::Text(timeline::timeline(&title, &moments, columns, &paint)));
+        return Ok(Reply::Text(timeline::timeline(
+            &title, &moments, columns, &paint,
+        )));
     }
-    Ok(Reply::Text(told(session, said.words.as_deref(), columns, &paint)))
+    Ok(Reply::Text(told(
+        session,
+        said.words.as_deref(),
+        columns,
+        &paint,
+    )))
 }
 
 /// A session prompt by prompt, each with what followed from it.
@@ -505,7 +555,10 @@ fn told(session: &Session, words: Option<&str>, columns: usize, paint: &Painter)
         let note = &moment.checkpoint.note;
         let prompt = note.call.prompt.as_deref();
         if prompt.is_some() && prompt != asked {
-            let text = paint.cut(&paint.line(prompt.unwrap_or_default()), columns.saturating_sub(4));
+            let text = paint.cut(
+                &paint.line(prompt.unwrap_or_default()),
+                columns.saturating_sub(4),
+            );
             out.push_str(&format!("\n{}\n", paint.cyan(&format!("> {text}"))));
             asked = prompt;
         }
@@ -514,7 +567,10 @@ fn told(session: &Session, words: Option<&str>, columns: usize, paint: &Painter)
             paint.yellow(&format!("{:<5}", format!("v{}", note.version))),
             paint.line(note.call.tool.as_deref().unwrap_or("-")),
             render::total(&moment.changes),
-            paint.cut(&paint.line(&render::subject(&note.message)), columns.saturating_sub(36).max(20)),
+            paint.cut(
+                &paint.line(&render::subject(&note.message)),
+                columns.saturating_sub(36).max(20)
+            ),
         ));
     }
     if let Some(words) = words {
@@ -542,7 +598,9 @@ pub fn timeline(given: &mut Given) -> Result<Reply, Failure> {
     }
     let title = format!("SESSION TIMELINE: {}", project.name);
     let (columns, paint) = (terminal::columns(), Painter::stdout());
-    Ok(Reply::Text(timeline::timeline(&title, &moments, columns, &paint)))
+    Ok(Reply::Text(timeline::timeline(
+        &title, &moments, columns, &paint,
+    )))
 }
 
 /// The most bytes of one diff on the page, and of all of them.
@@ -570,19 +628,31 @@ fn page_data(project: &Project, moments: &[Moment]) -> Result<Value, Failure> {
     let mut room = DIFFS_MAX;
     let pairs = history::pairs(project, &checkpoints)?;
     let mut rows = Vec::with_capacity(moments.len());
-    for (moment, diffs) in moments.iter().zip(history::diffs(project, &pairs, DIFF_MAX)?) {
-        let mut value = render::json(&moment.checkpoint, parents.of(&moment.checkpoint), &moment.changes);
+    for (moment, diffs) in moments
+        .iter()
+        .zip(history::diffs(project, &pairs, DIFF_MAX)?)
+    {
+        let mut value = render::json(
+            &moment.checkpoint,
+            parents.of(&moment.checkpoint),
+            &moment.changes,
+        );
         value["diffs"] = moment
             .changes
             .iter()
             .map(|change| {
                 let found = diffs.iter().find(|diff| diff.path == change.path);
-                let text = found.filter(|_| change.added.is_some()).map(|diff| diff.text.as_str());
+                let text = found
+                    .filter(|_| change.added.is_some())
+                    .map(|diff| diff.text.as_str());
                 let text = text.filter(|text| text.len() <= room);
                 room -= text.map_or(0, str::len);
                 let mut value = render::change_json(change);
                 value["text"] = json!(text);
-                value["cut"] = json!(found.is_some_and(|diff| diff.cut) || (text.is_none() && change.added.is_some()));
+                value["cut"] = json!(
+                    found.is_some_and(|diff| diff.cut)
+                        || (text.is_none() && change.added.is_some())
+                );
                 value
             })
             .collect();
