@@ -17,7 +17,7 @@ let
     meta.mainProgram = "claude-cellar";
   };
 
-  home =
+  homeOf =
     config:
     (home-manager.lib.homeManagerConfiguration {
       inherit pkgs;
@@ -29,10 +29,11 @@ let
             homeDirectory = "/home/alice";
             stateVersion = "26.05";
           };
-          services.claude-cellar = config;
         }
+        config
       ];
     }).config;
+  home = config: homeOf { services.claude-cellar = config; };
 
   machine =
     modules:
@@ -222,6 +223,89 @@ let
       expected = [
         false
         true
+      ];
+    };
+
+    # Claude Code's settings are declared: the hooks are among them, beside the user's own.
+    testAgentfsDeclaresHooks = {
+      expr =
+        let
+          own.hooks = [
+            {
+              type = "command";
+              command = "beep";
+            }
+          ];
+          config = homeOf {
+            programs.claude-code = {
+              enable = true;
+              package = null;
+              settings.hooks.Stop = [ own ];
+            };
+            programs.agentfs = {
+              inherit package;
+              enable = true;
+              claudeCodeHooks = true;
+            };
+          };
+          commands = lib.mapAttrs (
+            _: lib.concatMap (group: map (hook: hook.command) group.hooks)
+          ) config.programs.claude-code.settings.hooks;
+        in
+        {
+          inherit (commands) PreToolUse;
+          Stop = lib.naturalSort commands.Stop;
+          events = lib.attrNames commands == lib.attrNames (lib.importJSON ../../src/bin/agentfs/hooks.json);
+          activation = config.home.activation ? agentfsHooks;
+        };
+      expected = {
+        PreToolUse = [ "@claude-cellar@/bin/agentfs hook" ];
+        Stop = [
+          "@claude-cellar@/bin/agentfs hook"
+          "beep"
+        ];
+        events = true;
+        activation = false;
+      };
+    };
+    # They are not: the file that is there is edited.
+    testAgentfsInstallsHooks = {
+      expr =
+        let
+          activation =
+            claudeCodeHooks:
+            (homeOf {
+              programs.agentfs = {
+                inherit claudeCodeHooks package;
+                enable = true;
+              };
+            }).home.activation;
+        in
+        [
+          (lib.hasInfix "@claude-cellar@/bin/agentfs install-hooks --user" (activation true).agentfsHooks.data)
+          (activation false ? agentfsHooks)
+          ((homeOf { }).home.activation ? agentfsHooks)
+        ];
+      expected = [
+        true
+        false
+        false
+      ];
+    };
+    testAgentfsPackage = {
+      expr =
+        map
+          (
+            enable:
+            lib.elem package (homeOf { programs.agentfs = { inherit enable package; }; }).home.packages
+          )
+          [
+            true
+            false
+          ];
+      expected = [
+        true
+        false
       ];
     };
 
