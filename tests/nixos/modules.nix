@@ -19,7 +19,7 @@ let
 
   homeOf =
     config:
-    (home-manager.lib.homeManagerConfiguration {
+    home-manager.lib.homeManagerConfiguration {
       inherit pkgs;
       modules = [
         self.homeManagerModules.default
@@ -32,8 +32,8 @@ let
         }
         config
       ];
-    }).config;
-  home = config: homeOf { services.claude-cellar = config; };
+    };
+  home = config: (homeOf { services.claude-cellar = config; }).config;
 
   machine =
     modules:
@@ -226,21 +226,14 @@ let
       ];
     };
 
-    # Claude Code's settings are declared: the hooks are among them, beside the user's own.
+    # Claude Code's settings are declared: the hooks are among them, and nothing is edited.
     testAgentfsDeclaresHooks = {
       expr =
         let
-          own.hooks = [
-            {
-              type = "command";
-              command = "beep";
-            }
-          ];
-          config = homeOf {
+          evaluated = homeOf {
             programs.claude-code = {
               enable = true;
               package = null;
-              settings.hooks.Stop = [ own ];
             };
             programs.agentfs = {
               inherit package;
@@ -248,23 +241,19 @@ let
               claudeCodeHooks = true;
             };
           };
+          settings = lib.head evaluated.options.programs.claude-code.settings.definitions;
           commands = lib.mapAttrs (
             _: lib.concatMap (group: map (hook: hook.command) group.hooks)
-          ) config.programs.claude-code.settings.hooks;
+          ) settings.hooks;
         in
         {
-          inherit (commands) PreToolUse;
-          Stop = lib.naturalSort commands.Stop;
-          events = lib.attrNames commands == lib.attrNames (lib.importJSON ../../src/bin/agentfs/hooks.json);
-          activation = config.home.activation ? agentfsHooks;
+          commands = lib.unique (lib.concatLists (lib.attrValues commands));
+          events = lib.attrNames commands;
+          activation = evaluated.config.home.activation ? agentfsHooks;
         };
       expected = {
-        PreToolUse = [ "@claude-cellar@/bin/agentfs hook" ];
-        Stop = [
-          "@claude-cellar@/bin/agentfs hook"
-          "beep"
-        ];
-        events = true;
+        commands = [ "@claude-cellar@/bin/agentfs hook" ];
+        events = lib.attrNames (lib.importJSON ../../src/bin/agentfs/hooks.json);
         activation = false;
       };
     };
@@ -279,12 +268,13 @@ let
                 inherit claudeCodeHooks package;
                 enable = true;
               };
-            }).home.activation;
+            }).config.home.activation;
         in
         [
-          (lib.hasInfix "@claude-cellar@/bin/agentfs install-hooks --user" (activation true).agentfsHooks.data)
+          (lib.hasInfix "@claude-cellar@/bin/agentfs install-hooks --user" (activation true)
+          .agentfsHooks.data)
           (activation false ? agentfsHooks)
-          ((homeOf { }).home.activation ? agentfsHooks)
+          ((homeOf { }).config.home.activation ? agentfsHooks)
         ];
       expected = [
         true
@@ -297,7 +287,7 @@ let
         map
           (
             enable:
-            lib.elem package (homeOf { programs.agentfs = { inherit enable package; }; }).home.packages
+            lib.elem package (homeOf { programs.agentfs = { inherit enable package; }; }).config.home.packages
           )
           [
             true
