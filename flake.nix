@@ -109,7 +109,12 @@
       };
 
       nixosModules.default = lib.modules.importApply ./nixos-module { inherit self; };
-      homeManagerModules.default = lib.modules.importApply ./home-manager-module { inherit self; };
+      homeManagerModules.default = {
+        imports = [
+          (lib.modules.importApply ./home-manager-module { inherit self; })
+          (lib.modules.importApply ./home-manager-module/agentfs.nix { inherit self; })
+        ];
+      };
       homeModules = self.homeManagerModules;
 
       devShells = forSystems (pkgs: {

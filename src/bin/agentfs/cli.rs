@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::help::PROGRAM;
 use super::project::Project;
 use super::terminal;
-use super::{hook, manage, read, share, travel, watch, why};
+use super::{hook, maintenance, manage, read, share, travel, watch, why};
 use crate::completions::Shell;
 use crate::exit::{Exit, Failure};
 use crate::usage::{self, Given, Parsed, one_of};
@@ -30,6 +30,7 @@ pub enum Reply {
 /// Runs the program with the arguments that follow its name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     signals::end_on_broken_pipe();
+    maintenance::this_is_the_program();
     let exit = match run(args.into_iter().collect()).and_then(answer) {
         Ok(exit) => exit,
         Err(failure) => {
@@ -41,6 +42,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(args: Vec<OsString>) -> Result<Reply, Failure> {
+    if let Some((command, rest)) = args.split_first()
+        && command == maintenance::COMMAND
+    {
+        return maintenance::run(rest).map(|()| Reply::Text(String::new()));
+    }
     let mut given = match usage::parse(&PROGRAM, ordered(args))? {
         Parsed::Help(text) => return Ok(Reply::Text(text)),
         Parsed::Version => {

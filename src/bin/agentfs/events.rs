@@ -349,6 +349,8 @@ pub struct State {
     /// Those that run, and those that ran at some moment since the last scan; the oldest first.
     running: Vec<Running>,
     finished: Vec<String>,
+    /// What was known is lost, and the events that follow were taken in before.
+    lost: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -388,6 +390,7 @@ impl State {
         let state = read.and_then(|bytes| State::from_json(&serde_json::from_slice(&bytes).ok()?));
         state.filter(|state| state.offset <= size).unwrap_or(State {
             offset: size.saturating_sub(TAIL),
+            lost: size > 0,
             ..State::default()
         })
     }
@@ -404,7 +407,8 @@ impl State {
         })
     }
 
-    /// Folds the whole lines that follow the offset.
+    /// Folds the whole lines that follow the offset. Of those that were lost each but the last counts as
+    /// scanned after: a scan would else find all the calls of days responsible.
     pub fn catch_up(&mut self, events: &Path) -> io::Result<()> {
         let mut file = match File::open(events) {
             Ok(file) => file,
@@ -413,16 +417,23 @@ impl State {
         };
         file.seek(SeekFrom::Start(self.offset))?;
         let (mut lines, mut line) = (BufReader::new(file), Vec::new());
+        let mut before: Option<Event> = None;
         loop {
             line.clear();
             let read = lines.read_until(b'\n', &mut line)?;
             if line.last() != Some(&b'\n') {
+                self.lost = false;
                 return Ok(());
             }
             self.offset += read as u64;
-            if let Some(event) = Event::from_line(&line) {
-                self.fold(&event);
+            let Some(event) = Event::from_line(&line) else {
+                continue;
+            };
+            if self.lost && before.is_some() {
+                self.scanned(before.as_ref());
             }
+            self.fold(&event);
+            before = Some(event);
         }
     }
 
@@ -658,6 +669,7 @@ impl State {
                 .iter()
                 .map(|id| Some(id.as_str()?.to_owned()))
                 .collect::<Option<_>>()?,
+            lost: false,
         })
     }
 }
@@ -965,7 +977,15 @@ mod tests {
         };
         let lines: Vec<u8> = (0..1_000).flat_map(|_| filler.line()).collect();
         fs::write(&events, lines).unwrap();
-        append(&events, &tool(Kind::PreTool, "s", "last", 2)).unwrap();
+        for (kind, id) in [
+            (Kind::PreTool, "over"),
+            (Kind::PostTool, "over"),
+            (Kind::PreTool, "open"),
+            (Kind::PreTool, "last"),
+            (Kind::PostTool, "last"),
+        ] {
+            append(&events, &tool(kind, "s", id, 2)).unwrap();
+        }
         let size = fs::metadata(&events).unwrap().len();
         for damaged in [
             "",
@@ -977,7 +997,9 @@ mod tests {
             let mut state = State::load(&path, &events);
             assert_eq!(state.offset, size - TAIL);
             state.catch_up(&events).unwrap();
-            assert_eq!(state.running.len(), 1);
+            let calls = state.responsible(None, 2);
+            let ids: Vec<_> = calls.iter().flat_map(|call| &call.id).collect();
+            assert_eq!(ids, ["open", "last"]);
         }
         assert_eq!(State::load(&path, &dir.join("none")), State::default());
         fs::remove_dir_all(&dir).unwrap();

@@ -211,7 +211,7 @@ pub fn install(given: &mut Given) -> Result<Reply, Failure> {
         (false, _) => Scope::User,
     };
     let said = settings::run(scope, given.flag("remove"), &own_path()?)?;
-    Ok(Reply::Text(said))
+    Ok(Reply::Text(said + "\n"))
 }
 
 /// Where this program can be found tomorrow too: by the name in `PATH` that leads to it, which stays

@@ -883,6 +883,14 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_hooks_for_declared_settings_are_those_that_are_installed() {
+        let declared: Value = serde_json::from_str(include_str!("hooks.json")).unwrap();
+        let installed = install("", "agentfs hook").unwrap();
+        let installed: Value = serde_json::from_str(&installed).unwrap();
+        assert_eq!(installed["hooks"], declared);
+    }
+
     const COMMAND: &str = "/usr/bin/agentfs hook";
 
     fn both_ways(text: &str) -> String {

@@ -1,0 +1,14 @@
+//! agentfs keeps every byte, destroys nothing and survives whatever it meets.
+
+#[path = "common/rng.rs"]
+mod rng;
+#[path = "common/strace.rs"]
+mod strace;
+
+mod agentfs {
+    mod edits;
+    mod tree;
+    mod world;
+
+    mod round_trip;
+}
