@@ -52,7 +52,7 @@ pub fn blame(given: &mut Given) -> Result<Reply, Failure> {
     let origins = Origins::read(&project, &groups, &question.path)?;
     Ok(match given.flag("json") {
         true => Reply::Json(origins.json(&groups)),
-        false => Reply::Text(origins.text(&groups)),
+        false => Reply::Text(origins.text(&groups, question.lines.is_some())),
     })
 }
 
@@ -262,7 +262,8 @@ impl<'p> Origins<'p> {
         self.said.get(call.id.as_ref()?)?.words.as_deref()
     }
 
-    fn text(&self, groups: &[Group]) -> String {
+    /// All that is known about some lines, or a line for each of a whole file.
+    fn text(&self, groups: &[Group], in_full: bool) -> String {
         let unrecorded = Note {
             message: "not in any checkpoint yet".into(),
             time: now_ms(),
@@ -285,7 +286,12 @@ impl<'p> Origins<'p> {
                 }
             })
             .collect();
-        timeline::blame(&origins, terminal::columns(), &Painter::stdout())
+        let show = if in_full {
+            timeline::blame
+        } else {
+            timeline::annotated
+        };
+        show(&origins, terminal::columns(), &Painter::stdout())
     }
 
     fn json(&self, groups: &[Group]) -> Value {
@@ -322,7 +328,7 @@ pub fn history(given: &mut Given) -> Result<Reply, Failure> {
         let origins = Origins::read(&project, &groups, &question.path)?;
         return Ok(match given.flag("json") {
             true => Reply::Json(origins.json(&groups)),
-            false => Reply::Text(origins.text(&groups)),
+            false => Reply::Text(origins.text(&groups, false)),
         });
     }
     let path = project.relative(&file)?;
