@@ -1,5 +1,6 @@
 //! Machines with projects, each with a home of its own.
 
+mod gc;
 mod packing;
 
 use std::ffi::OsStr;
@@ -129,7 +130,7 @@ impl Machine {
     pub fn check(&self) {
         let store = self.store();
         git(&store, ["fsck", "--full", "--strict", "--no-dangling"]);
-        //VERIFY
+        self.run(["verify"]);
     }
 }
 

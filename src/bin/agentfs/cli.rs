@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::help::PROGRAM;
 use super::project::Project;
 use super::terminal;
-use super::{hook, maintenance, manage, read, share, travel, watch, why};
+use super::{gc, hook, maintenance, manage, read, sync, travel, verify, watch, why};
 use crate::completions::Shell;
 use crate::exit::{Exit, Failure};
 use crate::usage::{self, Given, Parsed, one_of};
@@ -86,10 +86,10 @@ fn run(args: Vec<OsString>) -> Result<Reply, Failure> {
             Ok(Reply::Text(String::new()))
         }
         "watch" => watch::run(given),
-        "sync" => share::sync(given),
-        "clone" => share::clone(given),
-        "gc" => share::gc(given),
-        "verify" => share::verify(given),
+        "sync" => sync::sync(given),
+        "clone" => sync::clone(given),
+        "gc" => gc::gc(given),
+        "verify" => verify::verify(given),
         "completions" => {
             let shell = one_of("shell", &given.operand(), Shell::NAMES)?;
             Ok(Reply::Text(shell.script(&PROGRAM)))

@@ -468,7 +468,8 @@ const GC: Usage = Usage {
     summary: "Remove old checkpoints, and make the history small.",
     details: "\
 Without options nothing is removed, only packed. Pinned checkpoints and the ends of branches are
-always kept. Ids and numbers of what is kept stay the same.",
+always kept; with both options only what both let go is removed. Ids and numbers of what is kept
+stay the same; what a removed checkpoint changed is told of the next one that is kept.",
     options: &[
         DIRECTORY,
         JSON,
@@ -478,11 +479,16 @@ always kept. Ids and numbers of what is kept stay the same.",
     ],
 };
 
-const VERIFY: Usage = plain(
-    "verify",
-    "Check the whole history",
-    "Check that every checkpoint in the history is whole.",
-);
+const VERIFY: Usage = Usage {
+    details: "\
+Tells which files of which checkpoints are damaged, and exits with 1. Damaged objects are put aside, so
+that the next checkpoint stores again what still exists in the directory.",
+    ..plain(
+        "verify",
+        "Check the whole history",
+        "Check that every checkpoint in the history is whole.",
+    )
+};
 
 const COMPLETIONS: Usage = Usage {
     name: "completions",

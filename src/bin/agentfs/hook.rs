@@ -173,7 +173,8 @@ fn title(project: &Project, call: &Call) -> String {
 
 // ---- what went wrong --------------------------------------------------------------------------
 
-fn note_trouble(project: &Project, message: &str) {
+/// Notes in the store's log what nobody is there to be told.
+pub fn note_trouble(project: &Project, message: &str) {
     let path = project.own("log");
     if fs::metadata(&path).is_ok_and(|meta| meta.len() > LOG_MAX) {
         let _ = fs::rename(&path, project.own("log.old"));

@@ -159,6 +159,18 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Takes note that the branch now ends in this checkpoint, which holds what the one before it held
+    /// where the index says so.
+    pub fn follow(&mut self, tip: Checkpoint) -> Result<(), Failure> {
+        let known = self.tip.as_ref().map(|tip| tip.commit);
+        if known == Some(self.index.commit) {
+            self.index.commit = tip.commit;
+            self.index_changed = true;
+        }
+        self.tip = Some(tip);
+        self.save()
+    }
+
     fn next_version(&self) -> u64 {
         let tip = self.tip.as_ref().map_or(0, |tip| tip.note.version);
         // The index may be lost or behind.

@@ -8,9 +8,3 @@ pub fn sync(_: &mut Given) -> Result<Reply, Failure> {
 pub fn clone(_: &mut Given) -> Result<Reply, Failure> {
     Err(Failure::new("stub"))
 }
-pub fn gc(_: &mut Given) -> Result<Reply, Failure> {
-    Err(Failure::new("stub"))
-}
-pub fn verify(_: &mut Given) -> Result<Reply, Failure> {
-    Err(Failure::new("stub"))
-}
