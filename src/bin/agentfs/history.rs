@@ -221,7 +221,7 @@ pub fn head(project: &Project) -> Result<Vec<Checkpoint>, Failure> {
     of_head(project, None, None)
 }
 
-/// [`log`] of the current branch, which may have no checkpoint yet.
+/// [`log()`] of the current branch, which may have no checkpoint yet.
 pub fn of_head(
     project: &Project,
     most: Option<usize>,

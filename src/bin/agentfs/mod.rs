@@ -6,7 +6,6 @@
 //! never touched.
 
 pub mod attribution;
-pub mod checkpoint;
 pub mod cli;
 pub mod commit;
 pub mod events;
@@ -24,11 +23,13 @@ pub mod objects;
 pub mod oid;
 pub mod project;
 pub mod read;
+pub mod record;
 pub mod reference;
 pub mod refs;
 pub mod render;
 pub mod restore;
 pub mod scan;
+pub mod sdk;
 pub mod settings;
 pub mod sync;
 pub mod terminal;
@@ -41,3 +42,5 @@ pub mod watch;
 pub mod why;
 pub mod words;
 pub mod writer;
+
+pub use sdk::{checkpoint, diff, restore};

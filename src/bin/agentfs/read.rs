@@ -11,9 +11,9 @@ use super::oid::Oid;
 use super::project::Project;
 use super::reference::{self, Resolver};
 use super::render::{self, Parents};
-use super::scan::Budget;
+use super::sdk;
 use super::terminal::Painter;
-use super::writer::{Writer, now_ms};
+use super::writer::now_ms;
 use crate::exit::Failure;
 use crate::usage::Given;
 
@@ -90,7 +90,7 @@ pub fn changes(given: &mut Given) -> Result<Reply, Failure> {
         None => Some(resolver.find(since)?),
     };
     let from = from.map_or(Oid::EMPTY_TREE, |checkpoint| checkpoint.tree);
-    let now = scanned(&project)?;
+    let now = sdk::now(&project)?;
     let changes = history::changes(&project, &[(from, now)], None)?
         .pop()
         .unwrap_or_default();
@@ -118,14 +118,6 @@ fn coloured(changes: &[Change]) -> String {
     lines.collect()
 }
 
-/// The tree of what the directory holds now. Nothing is recorded.
-fn scanned(project: &Project) -> Result<Oid, Failure> {
-    let mut writer = Writer::insist(project)?;
-    writer.scan(Budget::NONE)?;
-    writer.save()?;
-    Ok(writer.index.root.oid)
-}
-
 pub fn diff(given: &mut Given) -> Result<Reply, Failure> {
     let project = cli::project(given)?;
     let (from, to) = (given.operand(), given.more_operands().pop());
@@ -133,7 +125,7 @@ pub fn diff(given: &mut Given) -> Result<Reply, Failure> {
     let from = resolver.find(cli::reference(&from)?)?;
     let to = match &to {
         Some(to) => resolver.find(cli::reference(to)?)?.tree,
-        None => scanned(&project)?,
+        None => sdk::now(&project)?,
     };
     let pair = (from.tree, to);
     if given.flag("json") {
