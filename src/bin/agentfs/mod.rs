@@ -8,6 +8,7 @@
 pub mod attribution;
 pub mod checkpoint;
 pub mod cli;
+pub mod clone;
 pub mod commit;
 pub mod events;
 pub mod gc;
@@ -26,6 +27,7 @@ pub mod project;
 pub mod read;
 pub mod reference;
 pub mod refs;
+pub mod remote;
 pub mod render;
 pub mod restore;
 pub mod scan;
