@@ -2,6 +2,7 @@
 
 mod gc;
 mod packing;
+mod sync;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::help::PROGRAM;
 use super::project::Project;
 use super::terminal;
-use super::{gc, hook, maintenance, manage, read, sync, travel, verify, watch, why};
+use super::{clone, gc, hook, maintenance, manage, read, sync, travel, verify, watch, why};
 use crate::completions::Shell;
 use crate::exit::{Exit, Failure};
 use crate::usage::{self, Given, Parsed, one_of};
@@ -87,7 +87,7 @@ fn run(args: Vec<OsString>) -> Result<Reply, Failure> {
         }
         "watch" => watch::run(given),
         "sync" => sync::sync(given),
-        "clone" => sync::clone(given),
+        "clone" => clone::clone(given),
         "gc" => gc::gc(given),
         "verify" => verify::verify(given),
         "completions" => {

@@ -121,14 +121,12 @@ pub fn gc(given: &mut Given) -> Result<Reply, Failure> {
     if given.flag("dry-run") {
         let plan = match rules.is_empty() {
             true => Plan::new(Vec::new(), &rules),
-            false => Plan::new(lines(&project)?, &rules),
+            false => Plan::new(history::lines(&project)?, &rules),
         };
         return Ok(told(given, &plan, None));
     }
-    let busy = || {
-        Failure::at("the store is busy", &project.store, "it is being packed").advise("try again")
-    };
-    let _lock = maintenance::lock(&project, PATIENCE)?.ok_or_else(busy)?;
+    let lock = maintenance::insist(&project)?;
+    lock.share();
     let before = Stored::of(&project)?;
     let plan = match rules.is_empty() {
         true => {
@@ -183,16 +181,6 @@ fn told(given: &Given, plan: &Plan, stored: Option<(Stored, Stored)>) -> Reply {
     Reply::Text(out)
 }
 
-/// Every branch with its checkpoints.
-pub fn lines(project: &Project) -> Result<Vec<Line>, Failure> {
-    let branches = refs::all(project)?;
-    let read = branches.into_iter().map(|(branch, oid)| {
-        let line = history::log(project, &oid.to_string(), None, None)?;
-        Ok((branch, line))
-    });
-    read.collect()
-}
-
 // ---- packing only -----------------------------------------------------------------------------
 
 /// One pack of everything, of what no branch leads to as well.
@@ -224,7 +212,7 @@ fn remove(project: &Project, rules: &Rules) -> Result<Plan, Failure> {
         let reason = "another agentfs works on it";
         Failure::at("the store is busy", &project.store, reason).advise("try again")
     })?;
-    let plan = Plan::new(lines(project)?, rules);
+    let plan = Plan::new(history::lines(project)?, rules);
     shorten(&mut writer, &plan)?;
     forget_remote(project)?;
     // Before anything is deleted, so that the index of the history never names what is gone.

@@ -436,9 +436,17 @@ const SYNC: Usage = Usage {
     choices: &["push", "pull", "status"],
     summary: "Share the history with other machines through any git remote or path.",
     details: "\
-REMOTE is an address or a path; it is remembered. Where two machines both made checkpoints both
-lines are kept, the other one as a branch of its own. Checkpoints hold what the directory held:
-secrets in it too.",
+REMOTE is whatever git can push to or pull from, an address or a path, with your own transport and
+credentials; it is remembered. A new path becomes a repository at the first push. Checkpoints hold what
+the directory held: secrets in it too.
+
+pull brings the current branch forward, and the directory with it, if nothing in the directory has
+changed since its newest checkpoint. Otherwise the directory is not touched, and what the remote has
+is kept as a branch of its own, to go to with `agentfs switch`.
+
+Where two machines both made checkpoints both lines are kept: the one that comes second is pushed as
+BRANCH-HOST, and nothing on the remote is ever replaced. What gc removed here stays on the remote.
+status changes nothing and gets nothing.",
     options: &[DIRECTORY, JSON],
 };
 
@@ -448,7 +456,9 @@ const CLONE: Usage = Usage {
     operands: "[DIR]",
     choices: &[],
     summary: "Get a project with all its history from a git remote or path, and its newest files.",
-    details: "",
+    details: "\
+DIR, named after the remote if it is not given, must be empty or new. The branch is the one that the
+remote names as its HEAD, else main. REMOTE is remembered for `agentfs sync`.",
     options: &[
         JSON,
         Opt::valued("from", "REMOTE", "Where the history is"),

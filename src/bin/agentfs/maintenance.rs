@@ -122,9 +122,10 @@ pub fn run(args: &[OsString]) -> Result<(), Failure> {
         dir: PathBuf::new(),
         store: PathBuf::from(store),
     };
-    let Some(_lock) = lock(&project, Duration::ZERO)? else {
+    let Some(lock) = lock(&project, Duration::ZERO)? else {
         return Ok(());
     };
+    lock.share();
     let done = pack(&project);
     if let Err(failure) = &done {
         hook::note_trouble(&project, &format!("packing: {failure}"));
@@ -144,8 +145,16 @@ fn only_when_idle() {
 
 const LOCK: &str = "maintenance";
 
-/// Lets no other process write packs, for as long as the file is open here or in a child.
-pub struct Lock(#[expect(dead_code, reason = "held open")] File);
+/// Lets no other process write packs, for as long as the file is open.
+pub struct Lock(File);
+
+impl Lock {
+    /// Lets children that outlive a killed parent keep the lock.
+    pub fn share(&self) {
+        // SAFETY: takes a descriptor that is open.
+        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_SETFD, 0) };
+    }
+}
 
 /// Waits for the right to write packs at most this long; `None` when somebody else kept it.
 pub fn lock(project: &Project, patience: Duration) -> Result<Option<Lock>, Failure> {
@@ -172,10 +181,16 @@ pub fn lock(project: &Project, patience: Duration) -> Result<Option<Lock>, Failu
         }
         thread::sleep(Duration::from_millis(20));
     }
-    // SAFETY: takes a descriptor that is open. Children that outlive a killed parent keep the lock.
-    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) };
     file.set_modified(SystemTime::now()).map_err(failed)?;
     Ok(Some(Lock(file)))
+}
+
+/// [`lock`] for who cannot do without.
+pub fn insist(project: &Project) -> Result<Lock, Failure> {
+    let patience = Duration::from_secs(120);
+    lock(project, patience)?.ok_or_else(|| {
+        Failure::at("the store is busy", &project.store, "it is being packed").advise("try again")
+    })
 }
 
 // ---- packing ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 
 pub mod attribution;
 pub mod cli;
+pub mod clone;
 pub mod commit;
 pub mod events;
 pub mod gc;
@@ -26,6 +27,7 @@ pub mod read;
 pub mod record;
 pub mod reference;
 pub mod refs;
+pub mod remote;
 pub mod render;
 pub mod restore;
 pub mod scan;

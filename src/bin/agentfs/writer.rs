@@ -171,6 +171,26 @@ impl<'a> Writer<'a> {
         self.save()
     }
 
+    /// Lets the next version be higher than this one, which has come from elsewhere.
+    pub fn raise_version(&mut self, version: u64) {
+        if self.index.version > 0 && self.index.version < version {
+            self.index.version = version;
+            self.index_changed = true;
+        }
+    }
+
+    /// Lets the index say that the directory, as it was scanned, is the newest checkpoint's, if it is.
+    pub fn adopt_tip(&mut self) -> Result<(), Failure> {
+        if let Some(tip) = &self.tip
+            && tip.tree == self.index.root.oid
+        {
+            (self.index.commit, self.index.tree) = (tip.commit, tip.tree);
+            self.index.extras = self.extras()?;
+            self.index_changed = true;
+        }
+        self.save()
+    }
+
     fn next_version(&self) -> u64 {
         let tip = self.tip.as_ref().map_or(0, |tip| tip.note.version);
         // The index may be lost or behind.
