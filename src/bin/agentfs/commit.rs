@@ -128,7 +128,9 @@ fn message(note: &Note) -> String {
     let call = &note.call;
     let version = format!("v{}", note.version);
     let time = note.time.to_string();
-    let sum = call.prompt.as_deref().map(prompt_sum);
+    // Of a prompt that was cut only who saw the whole knows it.
+    let sum = note.prompt_sum.clone();
+    let sum = sum.or_else(|| call.prompt.as_deref().map(prompt_sum));
     let mut out = format!("{text}\n\n");
     for (name, value) in [
         ("Checkpoint", Some(note.id.as_str())),
@@ -346,13 +348,16 @@ mod tests {
             trigger: Trigger::PostTool,
             pinned: true,
             restored: Some("cp_ffffffffff".into()),
+            prompt_sum: Some("0123abcd".into()),
             ..Note::default()
         };
         note.call.session = Some("abc\nSession: forged".into());
         note.call.tool = Some("Edit".into());
         note.call.id = Some("toolu_1".into());
+        note.call.prompt = Some("of which this is the beginning".into());
         let read = parse_message(&message(&note)).unwrap();
         note.call.session = Some("abc Session: forged".into());
+        note.call.prompt = None;
         assert_eq!(read, note);
     }
 
