@@ -46,10 +46,10 @@ pub fn log(given: &mut Given) -> Result<Reply, Failure> {
     Ok(Reply::Text(listed(&found)))
 }
 
-/// Whether a checkpoint is of the session that begins so.
+/// Whether a checkpoint is of the session that begins so, if only among others.
 pub fn is_of_session(checkpoint: &Checkpoint, session: &str) -> bool {
-    let id = checkpoint.note.call.session.as_deref();
-    id.is_some_and(|id| id.starts_with(session))
+    let mut ids = checkpoint.note.sessions();
+    ids.any(|id| id.starts_with(session))
 }
 
 /// One line for each: number, id, age, tool and message.

@@ -398,10 +398,11 @@ impl<'m> Session<'m> {
     /// Every session among the moments, the one with the newest checkpoint first.
     fn all(moments: &'m [Moment]) -> Vec<Session<'m>> {
         let mut sessions: Vec<Session> = Vec::new();
-        for moment in moments {
-            let Some(id) = moment.checkpoint.note.call.session.as_deref() else {
-                continue;
-            };
+        let found = moments.iter().flat_map(|moment| {
+            let ids = moment.checkpoint.note.sessions();
+            ids.map(move |id| (id, moment))
+        });
+        for (id, moment) in found {
             match sessions.iter_mut().find(|session| session.id == id) {
                 Some(session) => session.moments.push(moment),
                 None => sessions.push(Session {
@@ -426,11 +427,19 @@ impl<'m> Session<'m> {
             .map_or(0, |moment| moment.checkpoint.note.time)
     }
 
+    /// The session's own call behind a checkpoint.
+    fn call_of(&self, moment: &'m Moment) -> &'m Call {
+        let note = &moment.checkpoint.note;
+        let mut calls = note.calls();
+        let own = calls.find(|call| call.session.as_deref() == Some(self.id));
+        own.unwrap_or(&note.call)
+    }
+
     /// What was asked, each once, in order.
     fn prompts(&self) -> Vec<&'m str> {
         let mut prompts: Vec<&str> = Vec::new();
         for moment in &self.moments {
-            if let Some(prompt) = moment.checkpoint.note.call.prompt.as_deref()
+            if let Some(prompt) = self.call_of(moment).prompt.as_deref()
                 && !prompts.contains(&prompt)
             {
                 prompts.push(prompt);
@@ -467,7 +476,7 @@ impl<'m> Session<'m> {
     /// Whichever call knows most about where the transcript is.
     fn call(&self) -> Call {
         let last = self.moments.last();
-        last.map_or_else(Call::default, |moment| moment.checkpoint.note.call.clone())
+        last.map_or_else(Call::default, |moment| self.call_of(moment).clone())
     }
 }
 
@@ -515,7 +524,9 @@ pub fn session(given: &mut Given) -> Result<Reply, Failure> {
     let id = given.operand();
     let id = cli::reference(&id)?;
     let moments = all_moments(&project, Some(id))?;
-    let sessions = Session::all(&moments);
+    let mut sessions = Session::all(&moments);
+    // Others only share some of its checkpoints.
+    sessions.retain(|session| session.id.starts_with(id));
     let [session] = sessions.as_slice() else {
         let ids: Vec<&str> = sessions.iter().map(|session| session.id).collect();
         return Err(
@@ -561,7 +572,8 @@ fn told(session: &Session, words: Option<&str>, columns: usize, paint: &Painter)
     let mut asked: Option<&str> = None;
     for moment in &session.moments {
         let note = &moment.checkpoint.note;
-        let prompt = note.call.prompt.as_deref();
+        let call = session.call_of(moment);
+        let prompt = call.prompt.as_deref();
         if prompt.is_some() && prompt != asked {
             let text = paint.cut(
                 &paint.line(prompt.unwrap_or_default()),
@@ -573,7 +585,7 @@ fn told(session: &Session, words: Option<&str>, columns: usize, paint: &Painter)
         out.push_str(&format!(
             "  {}  {:<12}  {:<10}  {}\n",
             paint.yellow(&format!("{:<5}", format!("v{}", note.version))),
-            paint.line(note.call.tool.as_deref().unwrap_or("-")),
+            paint.line(call.tool.as_deref().unwrap_or("-")),
             render::total(&moment.changes),
             paint.cut(
                 &paint.line(&render::subject(&note.message)),
