@@ -136,7 +136,9 @@ fn message(note: &Note) -> String {
     let sum = sum.or_else(|| call.prompt.as_deref().map(prompt_sum));
     let mut out = format!("{text}\n\n");
     let shared: Vec<&str> = note.sessions().collect();
-    let shared = shared.iter().filter(|id| Some(**id) != call.session.as_deref());
+    let shared = shared
+        .iter()
+        .filter(|id| Some(**id) != call.session.as_deref());
     let rows = [
         ("Checkpoint", Some(note.id.as_str())),
         ("Version", Some(&version)),
@@ -382,7 +384,13 @@ mod tests {
             version: 2,
             message: "m".into(),
             call: of("one"),
-            others: vec![of("one"), of("two"), of("two"), of("three"), Call::default()],
+            others: vec![
+                of("one"),
+                of("two"),
+                of("two"),
+                of("three"),
+                Call::default(),
+            ],
             ..Note::default()
         };
         let read = parse_message(&message(&note)).unwrap();

@@ -13,6 +13,7 @@ use super::reference::{self, Resolver};
 use super::render::{self, Parents};
 use super::scan::Budget;
 use super::terminal::Painter;
+use super::words;
 use super::writer::{Writer, now_ms};
 use crate::exit::Failure;
 use crate::usage::Given;
@@ -175,15 +176,22 @@ pub fn show(given: &mut Given) -> Result<Reply, Failure> {
     let word = given.operand();
     let resolver = Resolver::new(&project)?;
     // A checkpoint alone, unless a file is called so.
-    if let (Some(text), false) = (word.to_str(), word.as_bytes()[1..].contains(&b'@'))
-        && let Ok(checkpoint) = resolver.find(text)
-    {
+    let alone = !word.as_bytes().iter().skip(1).any(|byte| *byte == b'@');
+    let meant = word.to_str().filter(|_| alone);
+    let known = meant.map(|text| resolver.find(text));
+    if let Some(Ok(checkpoint)) = known {
         return about(given, &project, &resolver, checkpoint);
     }
     let (file, at) = reference::split_file(word.as_bytes());
     let checkpoint = resolver.find(&at)?;
     let path = project.relative(std::ffi::OsStr::from_bytes(file))?;
-    let content = content(&project, &checkpoint, &path)?;
+    let content = match (content(&project, &checkpoint, &path), known) {
+        // What can only be a checkpoint is not missed as a file.
+        (Err(_), Some(Err(unknown))) if meant.is_some_and(reference::is_other_than_branch) => {
+            return Err(unknown);
+        }
+        (content, _) => content?,
+    };
     if given.flag("json") {
         return Ok(Reply::Json(json!({
             "path": String::from_utf8_lossy(&path),
@@ -232,8 +240,12 @@ fn about(
         .pop()
         .unwrap_or_default();
     let parents = Parents::among(&resolver.line);
+    let said = words::before(&one[0].note.call);
+    let note = &mut one[0].note;
+    note.call.prompt = note.call.prompt.take().or(said.prompt);
     if given.flag("json") {
-        let value: Value = render::json(&one[0], parents.of(&one[0]), &changes);
+        let mut value: Value = render::json(&one[0], parents.of(&one[0]), &changes);
+        value["agent_said"] = json!(said.words);
         return Ok(Reply::Json(value));
     }
     let paint = Painter::stdout();
@@ -253,6 +265,7 @@ fn about(
         ("tool", note.call.tool.as_deref()),
         ("input", input.as_deref()),
         ("prompt", note.call.prompt.as_deref()),
+        ("said", said.words.as_deref()),
         ("restored", note.restored.as_deref()),
     ] {
         if let Some(value) = value {

@@ -15,7 +15,7 @@ use super::note::{Call, Change, Checkpoint, Note};
 use super::objects::{Kind, Objects};
 use super::oid::Oid;
 use super::project::Project;
-use super::read::is_of_session;
+use super::read::{self, is_of_session};
 use super::reference::{self, Resolver};
 use super::render::{self, Parents};
 use super::scan::Budget;
@@ -78,8 +78,11 @@ fn question(project: &Project, word: &OsStr) -> Result<Question, Failure> {
     }
     let (file, at) = reference::split_file(name);
     let at = Resolver::new(project)?.find(&at)?;
+    let path = project.relative(OsStr::from_bytes(file))?;
+    // Told better than by git.
+    read::content(project, &at, &path)?;
     Ok(Question {
-        path: project.relative(OsStr::from_bytes(file))?,
+        path,
         commit: at.commit,
         lines,
     })
@@ -523,7 +526,8 @@ pub fn session(given: &mut Given) -> Result<Reply, Failure> {
     let project = cli::project(given)?;
     let id = given.operand();
     let id = cli::reference(&id)?;
-    let moments = all_moments(&project, Some(id))?;
+    let mut moments = all_moments(&project, Some(id))?;
+    recall(&mut moments, id);
     let mut sessions = Session::all(&moments);
     // Others only share some of its checkpoints.
     sessions.retain(|session| session.id.starts_with(id));
@@ -559,6 +563,25 @@ pub fn session(given: &mut Given) -> Result<Reply, Failure> {
         columns,
         &paint,
     )))
+}
+
+/// Reads the prompts of a session that no hook heard of from its transcript.
+fn recall(moments: &mut [Moment], id: &str) {
+    let notes = moments.iter_mut().map(|moment| &mut moment.checkpoint.note);
+    let calls = notes.flat_map(|note| std::iter::once(&mut note.call).chain(&mut note.others));
+    let mut silent: Vec<&mut Call> = calls
+        .filter(|call| call.prompt.is_none())
+        .filter(|call| call.session.as_deref().is_some_and(|s| s.starts_with(id)))
+        .collect();
+    let Some(one) = silent.first() else {
+        return;
+    };
+    let ids = silent.iter().filter_map(|call| call.id.clone()).collect();
+    let said = words::before_each(one, &ids);
+    for call in &mut silent {
+        let found = call.id.as_ref().and_then(|id| said.get(id));
+        call.prompt = found.and_then(|said| said.prompt.clone());
+    }
 }
 
 /// A session prompt by prompt, each with what followed from it.
