@@ -3,6 +3,7 @@
 mod gc;
 mod packing;
 mod sync;
+mod watch;
 
 use std::ffi::OsStr;
 use std::fs;

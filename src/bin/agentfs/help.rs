@@ -425,6 +425,10 @@ const WATCH: Usage = Usage {
             "How long nothing must change before a checkpoint (2)",
         ),
     ],
+    details: "\
+For editors and agents without hooks. While changes go on without a pause there is a checkpoint every
+minute, and a last one when the command is interrupted. Where the system does not let every directory
+be watched, it looks every ten seconds.",
     ..plain(
         "watch",
         "Make a checkpoint after each quiet moment",
