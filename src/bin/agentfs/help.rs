@@ -498,8 +498,8 @@ stay the same; what a removed checkpoint changed is told of the next one that is
 
 const VERIFY: Usage = Usage {
     details: "\
-Tells which files of which checkpoints are damaged, and exits with 1. Damaged objects are put aside, so
-that the next checkpoint stores again what still exists in the directory.",
+Tells which files of which checkpoints are damaged, and exits with 1. Damaged objects are put aside,
+so that the next checkpoint stores again what still exists in the directory.",
     ..plain(
         "verify",
         "Check the whole history",
