@@ -18,22 +18,49 @@ pub fn objects(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// The value of an object's own member of this name; the last if there are several, as in JavaScript.
 pub fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let mut rest = object.strip_prefix(b"{")?;
     let mut found = None;
+    each_member(object, |key, value| {
+        if is_named(key, name) {
+            found = value;
+        }
+    })?;
+    found
+}
+
+/// All members of an object, for who wants many of a long one.
+pub struct Members<'a>(Vec<(&'a [u8], Option<&'a [u8]>)>);
+
+impl<'a> Members<'a> {
+    pub fn of(object: &'a [u8]) -> Members<'a> {
+        let mut all = Vec::new();
+        let whole = each_member(object, |key, value| all.push((key, value)));
+        Members(if whole.is_some() { all } else { Vec::new() })
+    }
+
+    /// As [`member`].
+    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        self.0.iter().rfind(|(key, _)| is_named(key, name))?.1
+    }
+}
+
+/// `None` where what should be an object is none.
+fn each_member<'a>(
+    object: &'a [u8],
+    mut each: impl FnMut(&'a [u8], Option<&'a [u8]>),
+) -> Option<()> {
+    let mut rest = object.strip_prefix(b"{")?;
     loop {
         rest = trimmed(rest);
         rest = trimmed(rest.strip_prefix(b",").unwrap_or(rest));
         if rest.first() != Some(&b'"') {
-            return found;
+            return Some(());
         }
         let (Some(key), after) = split(rest)? else {
-            return found;
+            return Some(());
         };
         rest = trimmed(trimmed(after).strip_prefix(b":")?);
         let (value, after) = split(rest)?;
-        if is_named(key, name) {
-            found = value;
-        }
+        each(key, value);
         rest = after;
     }
 }
@@ -172,6 +199,24 @@ mod tests {
         );
         assert_eq!(string(r#"{"\u0063wd":"/x"}"#, "cwd").as_deref(), Some("/x"));
         assert_eq!(member(b"{}", "cwd"), None);
+    }
+
+    #[test]
+    fn all_members_at_once_are_those_asked_for_one_by_one() {
+        for object in [
+            r#"{"a":1,"b":{"a":2},"\u0061":[3],"c":,"d":"x"}"#,
+            r#"{"a":1 "b":2}"#,
+            r#"{"a":1,"b"}"#,
+            r#"{"a":}"#,
+            "[]",
+            "{}",
+        ] {
+            let all = Members::of(object.as_bytes());
+            for name in ["a", "b", "c", "d", "e"] {
+                let one = member(object.as_bytes(), name);
+                assert_eq!(all.get(name), one, "{name} of {object}");
+            }
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod cache;
 pub mod claude;
 pub mod cli;
 pub mod clients;
+pub mod coherence;
 pub mod completions;
 pub mod config;
 pub mod detach;

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use fuser::{MountOption, Session, SessionACL};
 
+use crate::coherence;
 use crate::config::Config;
 use crate::detach::{self, Readiness};
 use crate::dirty::Dirty;
@@ -217,15 +218,28 @@ impl Daemon<'_> {
     }
 
     fn open_store(&self) -> Result<Arc<Shared>, Failure> {
-        Store::open(&self.store_dir, false, self.config.compress_bundles)
-            .map(|store| Arc::new(Shared::new(store)))
-            .map_err(
-                |error| match is(&error, libc::EAGAIN) || is(&error, libc::EACCES) {
-                    true => Failure::at("cannot use the store", &self.store_dir, "it is locked")
-                        .advise("a migration or a repair is at work on it; wait for its end"),
-                    false => Failure::at("cannot open the store", &self.store_dir, error),
-                },
-            )
+        // It may not be there yet: what it is made in tells as much.
+        let existing = self.store_dir.ancestors().find(|dir| dir.is_dir());
+        let alone = existing.is_some_and(coherence::has_stale_reads);
+        let opened = Store::open(&self.store_dir, alone, self.config.compress_bundles);
+        opened.map(|store| Arc::new(Shared::new(store))).map_err(|error| {
+            let in_use = is(&error, libc::EAGAIN) || is(&error, libc::EACCES);
+            match (in_use, alone) {
+                (true, true) => {
+                    let reason = "another daemon uses it, and the client caches of GlusterFS would \
+                                  show the one what the other has long changed";
+                    Failure::at("cannot use the store", &self.store_dir, reason)
+                        .advise("turn the volume's performance.* options off on every host")
+                }
+                (true, false) => {
+                    Failure::at("cannot use the store", &self.store_dir, "it is locked").advise(
+                        "a migration or a repair is at work on it, or a host whose GlusterFS has \
+                         client caches; wait for its end",
+                    )
+                }
+                (false, _) => Failure::at("cannot open the store", &self.store_dir, error),
+            }
+        })
     }
 
     /// Takes in what lies beneath the mountpoint. What cannot be taken in must not keep the sessions

@@ -4,7 +4,7 @@
 mod common;
 mod hosts;
 
-use common::{assert_same, entries, sys, zstd_dc};
+use common::{Mount, assert_same, entries, sys, zstd_dc};
 use hosts::cluster::Cluster;
 use hosts::{Hosts, Way, append, append_from_both, append_until, check_written, lines_of};
 use std::fs;
@@ -211,4 +211,33 @@ fn the_loss_of_most_servers_is_an_error_and_costs_nothing_acknowledged() {
     assert_same(&hosts.content("p/sealed.jsonl"), &sealed, "sealed");
     check_store(&hosts);
     assert!(sys::is_fuse(&hosts.a.path("")));
+}
+
+#[test]
+fn a_store_whose_reads_are_stale_is_for_one_host_at_a_time() {
+    let caches = ["write-behind", "quick-read", "open-behind", "md-cache"];
+    let cluster = Cluster::with_caches("stale", &caches);
+    let (at_a, at_b) = (
+        cluster.path("a").join("store"),
+        cluster.path("b").join("store"),
+    );
+    let mut a = Mount::prepare("stale").over_store(&at_a);
+    let mut b = Mount::prepare("stale").over_store(&at_b).beside(&a);
+    if !a.has_store() {
+        return;
+    }
+    a.mount();
+    fs::create_dir(a.path("p")).unwrap();
+    append(&a.path("p/s.jsonl"), b"from a\n").unwrap();
+    let refused = b.run(&["mount"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && !b.mounted());
+    assert!(said.contains("client caches of GlusterFS"), "{said}");
+    assert!(said.contains("performance.*"), "{said}");
+    assert!(a.run(&["umount"]).status.success());
+    // What the other host's cache still shows of before is old in a second.
+    std::thread::sleep(hosts::SEEN);
+    b.mount();
+    append(&b.path("p/s.jsonl"), b"from b\n").unwrap();
+    assert_eq!(fs::read(b.path("p/s.jsonl")).unwrap(), b"from a\nfrom b\n");
 }

@@ -24,6 +24,11 @@ pub struct Cluster {
 impl Cluster {
     /// Servers and two clients, ready for use.
     pub fn start(name: &str) -> Cluster {
+        Cluster::with_caches(name, &[])
+    }
+
+    /// The same with these layers of client caches.
+    pub fn with_caches(name: &str, caches: &[&str]) -> Cluster {
         for program in ["glusterfsd", "glusterfs"] {
             assert!(
                 Command::new(program).arg("--version").output().is_ok(),
@@ -56,7 +61,7 @@ impl Cluster {
             cluster.write_server(number);
             cluster.start_server(number);
         }
-        cluster.write_client();
+        cluster.write_client(caches);
         for client in ["a", "b"] {
             cluster.start_client(client);
         }
@@ -182,7 +187,7 @@ impl Cluster {
         fs::write(self.root.join(format!("server{number}.vol")), volume.text).unwrap();
     }
 
-    fn write_client(&self) {
+    fn write_client(&self, caches: &[&str]) {
         let mut volume = Volume::default();
         for (number, port) in self.ports.iter().enumerate() {
             volume.top.clear();
@@ -214,6 +219,9 @@ impl Cluster {
         volume.layer("distribute", "cluster/distribute", &[]);
         // The same times from every server.
         volume.layer("utime", "features/utime", &["noatime on"]);
+        for cache in caches {
+            volume.layer(cache, &format!("performance/{cache}"), &[]);
+        }
         fs::write(self.root.join("client.vol"), volume.text).unwrap();
     }
 }

@@ -29,7 +29,6 @@ pub enum Reply {
 
 /// Runs the program with the arguments that follow its name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    signals::end_on_broken_pipe();
     maintenance::this_is_the_program();
     let exit = match run(args.into_iter().collect()).and_then(answer) {
         Ok(exit) => exit,
@@ -129,6 +128,8 @@ fn ordered(mut args: Vec<OsString>) -> Vec<OsString> {
 }
 
 fn answer(reply: Reply) -> Result<Exit, Failure> {
+    // Not before: a git that has gone is a failure, which a hook survives.
+    signals::end_on_broken_pipe();
     let mut exit = Exit::Done;
     let written = match reply {
         Reply::Text(text) => terminal::show(&text),

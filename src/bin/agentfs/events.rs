@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::note::Call;
 use super::settings::HARMLESS;
-use crate::fields::{member, objects, text};
+use crate::fields::{Members, objects, text};
 
 /// Bytes of a string in a tool's input, and of what the agent said.
 const STRING: usize = 8 << 10;
@@ -120,8 +120,8 @@ impl Event {
     /// Reads a hook's input. The argument of `agentfs hook` counts where the input names no event: a
     /// configuration may call what runs at each `Stop` the end of the session, and it is not.
     pub fn read(stdin: &[u8], argument: Option<&str>, now: i64) -> Option<Event> {
-        let object = objects(stdin).next()?;
-        let found = |name: &str| member(object, name).and_then(text);
+        let members = Members::of(objects(stdin).next()?);
+        let found = |name: &str| members.get(name).and_then(text);
         let string = |name: &str| found(name).map(|text| cut(text, NAME));
         let name = found("hook_event_name");
         let prompt = found("prompt");
@@ -133,7 +133,7 @@ impl Event {
             agent_type: string("agent_type"),
             tool: string("tool_name"),
             tool_use_id: string("tool_use_id"),
-            input: member(object, "tool_input").map(bounded),
+            input: members.get("tool_input").map(bounded),
             prompt_sum: prompt.as_deref().map(sum),
             prompt: prompt.map(|prompt| cut(prompt, WHOLE)),
             prompt_id: string("prompt_id"),

@@ -111,12 +111,15 @@ of .gitignore, changes that: `build/` leaves out more, `!dist/` takes something 
     ],
 };
 
-const STATUS: Usage = plain(
-    "status",
-    "Show where the project stands and what is left out",
-    "Show where the project stands: branch, newest checkpoint, changes since, what is left out, and \
-     whatever went wrong in a hook.",
-);
+const STATUS: Usage = Usage {
+    details: "\
+Branch, newest checkpoint, what changed since, what is left out, and whatever went wrong in a hook.",
+    ..plain(
+        "status",
+        "Show where the project stands and what is left out",
+        "Show where the project stands.",
+    )
+};
 
 const LIST: Usage = Usage {
     options: &[JSON],
@@ -495,8 +498,8 @@ stay the same; what a removed checkpoint changed is told of the next one that is
 
 const VERIFY: Usage = Usage {
     details: "\
-Tells which files of which checkpoints are damaged, and exits with 1. Damaged objects are put aside, so
-that the next checkpoint stores again what still exists in the directory.",
+Tells which files of which checkpoints are damaged, and exits with 1. Damaged objects are put aside,
+so that the next checkpoint stores again what still exists in the directory.",
     ..plain(
         "verify",
         "Check the whole history",

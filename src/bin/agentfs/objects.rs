@@ -21,6 +21,9 @@ use super::oid::Oid;
 /// Larger files are hashed and compressed in pieces of this size; smaller ones whole.
 const PIECE: usize = 1 << 20;
 
+/// How often a directory that was just made may be gone again.
+const TRIES: u32 = 1_000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Blob,
@@ -133,19 +136,26 @@ impl Objects {
             .mode(0o444)
             .open(&temporary)?;
         let mut out = ZlibEncoder::new(file, Compression::fast());
-        let done = body(&mut out).and_then(|()| out.finish()).and_then(|_| {
-            match fs::rename(&temporary, &path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
-                    fs::rename(&temporary, &path)
-                }
-                done => done,
-            }
-        });
+        let done = body(&mut out)
+            .and_then(|()| out.finish())
+            .and_then(|_| self.name(&temporary, &path));
         if done.is_err() {
             let _ = fs::remove_file(&temporary);
         }
         done
+    }
+
+    /// Gives an object its name, in a directory that git removes whenever it finds it empty.
+    fn name(&self, temporary: &Path, path: &Path) -> io::Result<()> {
+        let mut tries = 0..TRIES;
+        loop {
+            match fs::rename(temporary, path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries.next().is_some() => {
+                    fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
+                }
+                done => return done,
+            }
+        }
     }
 }
 
@@ -167,4 +177,34 @@ fn pieces(file: &File, size: u64, mut each: impl FnMut(&[u8]) -> io::Result<()>)
         at += length as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn an_object_is_stored_while_git_clears_empty_directories_away() {
+        let dir = std::env::temp_dir().join(format!("agentfs-objects-{}", std::process::id()));
+        fs::create_dir_all(dir.join("objects")).unwrap();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    for name in 0..=255 {
+                        let _ = fs::remove_dir(dir.join(format!("objects/{name:02x}")));
+                    }
+                }
+            });
+            let objects = Objects::new(&dir);
+            let failed = (0..2_000u32)
+                .map(|n| objects.write(Kind::Blob, &n.to_le_bytes()))
+                .find(Result::is_err);
+            over.store(true, Ordering::Relaxed);
+            assert!(failed.is_none(), "{failed:?}");
+        });
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

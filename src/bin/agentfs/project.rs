@@ -320,7 +320,8 @@ fn lies_in(path: &Path, dir: &Path) -> bool {
 /// Replaces a small file in one step.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension(format!("tmp{}", std::process::id()));
-    fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path))
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    written.inspect_err(|_| drop(fs::remove_file(&temporary)))
 }
 
 /// Refuses directories whose every file somebody else also writes.

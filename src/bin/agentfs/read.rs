@@ -13,6 +13,7 @@ use super::reference::{self, Resolver};
 use super::render::{self, Parents};
 use super::sdk;
 use super::terminal::Painter;
+use super::words;
 use super::writer::now_ms;
 use crate::exit::Failure;
 use crate::usage::Given;
@@ -46,10 +47,10 @@ pub fn log(given: &mut Given) -> Result<Reply, Failure> {
     Ok(Reply::Text(listed(&found)))
 }
 
-/// Whether a checkpoint is of the session that begins so.
+/// Whether a checkpoint is of the session that begins so, if only among others.
 pub fn is_of_session(checkpoint: &Checkpoint, session: &str) -> bool {
-    let id = checkpoint.note.call.session.as_deref();
-    id.is_some_and(|id| id.starts_with(session))
+    let mut ids = checkpoint.note.sessions();
+    ids.any(|id| id.starts_with(session))
 }
 
 /// One line for each: number, id, age, tool and message.
@@ -167,15 +168,22 @@ pub fn show(given: &mut Given) -> Result<Reply, Failure> {
     let word = given.operand();
     let resolver = Resolver::new(&project)?;
     // A checkpoint alone, unless a file is called so.
-    if let (Some(text), false) = (word.to_str(), word.as_bytes()[1..].contains(&b'@'))
-        && let Ok(checkpoint) = resolver.find(text)
-    {
+    let alone = !word.as_bytes().iter().skip(1).any(|byte| *byte == b'@');
+    let meant = word.to_str().filter(|_| alone);
+    let known = meant.map(|text| resolver.find(text));
+    if let Some(Ok(checkpoint)) = known {
         return about(given, &project, &resolver, checkpoint);
     }
     let (file, at) = reference::split_file(word.as_bytes());
     let checkpoint = resolver.find(&at)?;
     let path = project.relative(std::ffi::OsStr::from_bytes(file))?;
-    let content = content(&project, &checkpoint, &path)?;
+    let content = match (content(&project, &checkpoint, &path), known) {
+        // What can only be a checkpoint is not missed as a file.
+        (Err(_), Some(Err(unknown))) if meant.is_some_and(reference::is_other_than_branch) => {
+            return Err(unknown);
+        }
+        (content, _) => content?,
+    };
     if given.flag("json") {
         return Ok(Reply::Json(json!({
             "path": String::from_utf8_lossy(&path),
@@ -224,8 +232,12 @@ fn about(
         .pop()
         .unwrap_or_default();
     let parents = Parents::among(&resolver.line);
+    let said = words::before(&one[0].note.call);
+    let note = &mut one[0].note;
+    note.call.prompt = note.call.prompt.take().or(said.prompt);
     if given.flag("json") {
-        let value: Value = render::json(&one[0], parents.of(&one[0]), &changes);
+        let mut value: Value = render::json(&one[0], parents.of(&one[0]), &changes);
+        value["agent_said"] = json!(said.words);
         return Ok(Reply::Json(value));
     }
     let paint = Painter::stdout();
@@ -245,6 +257,7 @@ fn about(
         ("tool", note.call.tool.as_deref()),
         ("input", input.as_deref()),
         ("prompt", note.call.prompt.as_deref()),
+        ("said", said.words.as_deref()),
         ("restored", note.restored.as_deref()),
     ] {
         if let Some(value) = value {

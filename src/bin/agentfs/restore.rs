@@ -311,6 +311,25 @@ fn extras(project: &Project, of: &Checkpoint) -> Result<KnownExtras, Failure> {
     Ok(KnownExtras { bytes, read })
 }
 
+/// The paths whose own permissions, or being an empty directory, differ between two checkpoints.
+pub fn extras_changed(
+    project: &Project,
+    a: &Checkpoint,
+    b: &Checkpoint,
+) -> Result<Vec<Vec<u8>>, Failure> {
+    let (a, b) = (
+        extras(project, a)?.read.differ,
+        extras(project, b)?.read.differ,
+    );
+    let paths = a
+        .keys()
+        .chain(b.keys().filter(|path| !a.contains_key(*path)));
+    let differ = paths.filter(|path| a.get(*path) != b.get(*path));
+    Ok(differ
+        .map(|path| path.strip_suffix(b"/").unwrap_or(path).to_vec())
+        .collect())
+}
+
 type Differing = Vec<(Vec<u8>, Option<(Oid, u32)>)>;
 
 /// The paths that differ between two trees, with what the second has there.

@@ -161,14 +161,22 @@ pub fn undo(given: &mut Given) -> Result<Reply, Failure> {
     let changes = history::changes(&project, &pairs, None)?
         .pop()
         .unwrap_or_default();
-    let paths: Vec<Vec<u8>> = changes.into_iter().map(|change| change.path).collect();
+    let mut paths: Vec<Vec<u8>> = changes.into_iter().map(|change| change.path).collect();
+    paths.extend(restore::extras_changed(&project, &before, done)?);
+    if paths.is_empty() {
+        let version = before.note.version;
+        return Err(
+            Failure::new("what it changed is everywhere, as permissions of all files are").advise(
+                format!("`agentfs restore v{version}` brings back all there was before"),
+            ),
+        );
+    }
     let what = render::subject(&done.note.message);
     let note = Note {
         message: format!("undo v{}: {what}", done.note.version),
         restored: Some(before.note.id.clone()),
         ..Note::default()
     };
-    // A change of permissions alone has no paths in the tree.
     go(given, &project, &before, &paths, note)
 }
 

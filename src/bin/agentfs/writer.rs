@@ -49,10 +49,14 @@ impl<'a> Writer<'a> {
         let index = fs::read(project.own("index")).unwrap_or_default();
         let index = Index::decode(&index).unwrap_or_default();
         let branch = refs::current(project)?;
-        let tip = match refs::read(project, &branch)? {
-            Some(oid) => Some(commit::read(project, &objects, oid)?),
-            None => None,
-        };
+        let mut end = refs::read(project, &branch)?;
+        if end.is_none() && index.commit != Oid::default() {
+            // The branch was lost: to begin another would part it from its history.
+            refs::write(project, &branch, index.commit)?;
+            end = Some(index.commit);
+        }
+        let tip = end.map(|oid| commit::read(project, &objects, oid));
+        let tip = tip.transpose()?;
         Ok(Some(Writer {
             project,
             objects,
