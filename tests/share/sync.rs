@@ -289,6 +289,36 @@ fn what_is_no_history_of_checkpoints_is_left_alone() {
 }
 
 #[test]
+fn the_user_s_own_configuration_says_how_to_get_there_and_runs_no_hooks() {
+    let world = World::new();
+    let remote = world.remote();
+    let a = world.machine("a");
+    a.write("f", "0");
+    a.run(["init"]);
+    let hooks = a.home.join("hooks");
+    fs::create_dir(&hooks).unwrap();
+    fs::write(hooks.join("pre-push"), "#!/bin/sh\nexit 1\n").unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(hooks.join("pre-push"), executable).unwrap();
+    let config = format!(
+        "[url \"{}/\"]\n insteadOf = mine:\n[core]\n hooksPath = {}\n[push]\n gpgSign = if-asked\n[fetch]\n prune = true\n",
+        text(&world.dir),
+        text(&hooks)
+    );
+    fs::write(a.home.join(".gitconfig"), config).unwrap();
+    let output = a.try_run(["sync", "push", "mine:remote.git"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && said.contains("secrets"),
+        "{said}"
+    );
+    assert_eq!(ids(&remote, "main"), a.ids("main"));
+    let again = a.try_run(["sync", "push"]);
+    assert!(again.status.success() && again.stderr.is_empty());
+    assert!(a.run(["sync", "pull"]).contains("nothing new"));
+}
+
+#[test]
 fn a_store_that_somebody_works_in_keeps_its_current_branch() {
     let world = World::new();
     let a = world.machine("a");
