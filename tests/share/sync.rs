@@ -185,16 +185,49 @@ fn a_line_that_gc_shortened_is_the_same_line() {
     );
     assert!(a.run(["sync", "push"]).contains("1 checkpoint pushed"));
     assert_eq!(ids(&remote, "main").len(), 7);
+    // Nothing of what gc removed has come back.
+    let count = |store: &Path| {
+        git(store, ["rev-list", "--objects", "--all"])
+            .lines()
+            .count()
+    };
+    let stored = || {
+        git(
+            &a.store(),
+            ["cat-file", "--batch-all-objects", "--batch-check"],
+        )
+        .lines()
+        .count()
+    };
+    assert!(
+        stored() <= count(&a.store()) + 20,
+        "{} of {}",
+        stored(),
+        count(&a.store())
+    );
+    assert!(
+        states(&a, "pull", &remote)
+            .iter()
+            .all(|(_, state)| state == "same")
+    );
+    a.checkpoint("f", "once more");
+    a.run(["sync", "push"]);
+    a.run(["branch", "@-1", "--name", "side"]);
+    a.run(["switch", "side"]);
+    a.checkpoint("g", "on the side");
+    assert!(a.run(["sync", "push"]).contains("pushed"));
+    a.run(["switch", "main"]);
+    assert_eq!(ids(&remote, "side"), a.ids("side"));
+    assert!(stored() <= count(&a.store()) + 30);
+    assert!(!a.store().join("agentfs/peer.git").exists());
     b.run(["sync", "pull"]);
     assert_eq!(b.ids("main"), ids(&remote, "main"));
     b.checkpoint("f", "b again");
     b.run(["sync", "push"]);
     a.run(["sync", "pull"]);
-    assert_eq!((a.read("f"), a.ids("main").len()), ("b again".into(), 4));
-    assert_eq!(
-        git(&remote, ["for-each-ref", "--format=%(refname)"]),
-        "refs/heads/main\n"
-    );
+    assert_eq!((a.read("f"), a.ids("main").len()), ("b again".into(), 5));
+    let branches = git(&remote, ["for-each-ref", "--format=%(refname)"]);
+    assert_eq!(branches, "refs/heads/main\nrefs/heads/side\n");
     for machine in [&a, &b] {
         machine.check();
     }
@@ -253,6 +286,36 @@ fn what_is_no_history_of_checkpoints_is_left_alone() {
         "holds no checkpoints",
     );
     assert!(states(&a, "pull", &empty).is_empty());
+}
+
+#[test]
+fn the_user_s_own_configuration_says_how_to_get_there_and_runs_no_hooks() {
+    let world = World::new();
+    let remote = world.remote();
+    let a = world.machine("a");
+    a.write("f", "0");
+    a.run(["init"]);
+    let hooks = a.home.join("hooks");
+    fs::create_dir(&hooks).unwrap();
+    fs::write(hooks.join("pre-push"), "#!/bin/sh\nexit 1\n").unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(hooks.join("pre-push"), executable).unwrap();
+    let config = format!(
+        "[url \"{}/\"]\n insteadOf = mine:\n[core]\n hooksPath = {}\n[push]\n gpgSign = if-asked\n[fetch]\n prune = true\n",
+        text(&world.dir),
+        text(&hooks)
+    );
+    fs::write(a.home.join(".gitconfig"), config).unwrap();
+    let output = a.try_run(["sync", "push", "mine:remote.git"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && said.contains("secrets"),
+        "{said}"
+    );
+    assert_eq!(ids(&remote, "main"), a.ids("main"));
+    let again = a.try_run(["sync", "push"]);
+    assert!(again.status.success() && again.stderr.is_empty());
+    assert!(a.run(["sync", "pull"]).contains("nothing new"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Checkpoints that are made while a directory is watched.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -83,6 +83,39 @@ fn every_quiet_moment_after_a_change_makes_one_checkpoint() {
         (&"auto".into(), &serde_json::Value::Null)
     );
     machine.check();
+}
+
+#[test]
+fn a_call_that_runs_while_files_change_is_named() {
+    let world = World::new();
+    let machine = world.machine("a");
+    machine.write("f", "0");
+    machine.run(["init"]);
+    let watch = Watch::start(&machine, "0.2");
+    let event = serde_json::json!({
+        "hook_event_name": "PreToolUse",
+        "session_id": "s1",
+        "cwd": machine.project,
+        "tool_name": "Bash",
+        "tool_use_id": "toolu_1",
+        "tool_input": {"command": "make everything"},
+    });
+    let mut hook = machine.command(["hook"]);
+    let mut hook = hook.stdin(Stdio::piped()).spawn().unwrap();
+    hook.stdin
+        .take()
+        .unwrap()
+        .write_all(event.to_string().as_bytes())
+        .unwrap();
+    assert!(hook.wait().unwrap().success());
+    machine.write("f", "half made");
+    assert!(watch.line().contains("v2 cp_"));
+    let newest = &machine.json(["log", "-n", "1", "--json"])[0];
+    assert_eq!(
+        (&newest["tool"], &newest["session_id"]),
+        (&"Bash".into(), &"s1".into())
+    );
+    watch.end(libc::SIGTERM);
 }
 
 #[test]

@@ -21,6 +21,7 @@ use super::note::Checkpoint;
 use super::objects::{Kind, Objects};
 use super::oid::Oid;
 use super::project::Project;
+use super::remote::{self, Remote};
 use super::terminal::Painter;
 use super::writer::{Writer, now_ms};
 use super::{commit, history, reference, refs, render};
@@ -204,9 +205,17 @@ fn check_room(project: &Project) -> Result<(), Failure> {
 // ---- removing ---------------------------------------------------------------------------------
 
 fn remove(project: &Project, rules: &Rules) -> Result<Plan, Failure> {
-    check_room(project)?;
-    // Most of the work, while others can still make checkpoints.
-    maintenance::pack(project)?;
+    let room = check_room(project);
+    if let Err(failure) = &room
+        && Stored::of(project)?.loose == 0
+    {
+        // Only what is loose can go without room to write the rest anew.
+        return Err(Failure::new(failure.message.clone()));
+    }
+    if room.is_ok() {
+        // Most of the work, while others can still make checkpoints.
+        maintenance::pack(project)?;
+    }
     let writer = Writer::open(project, PATIENCE)?;
     let mut writer = writer.ok_or_else(|| {
         let reason = "another agentfs works on it";
@@ -218,10 +227,10 @@ fn remove(project: &Project, rules: &Rules) -> Result<Plan, Failure> {
     // Before anything is deleted, so that the index of the history never names what is gone.
     maintenance::index(project, "--split=replace")?;
     keep_index(&writer)?;
-    git::run(&mut maintenance::packing(
-        project,
-        ["repack", "-q", "-a", "-d", "-l"],
-    ))?;
+    if room.is_ok() {
+        let args = ["repack", "-q", "-a", "-d", "-l"];
+        git::run(&mut maintenance::packing(project, args))?;
+    }
     git::run(&mut maintenance::packing(
         project,
         ["prune", "--expire=now"],
@@ -302,20 +311,12 @@ fn reparented(body: &[u8], from: Option<Oid>, to: Option<Oid>) -> Option<Vec<u8>
     Some([tree, line(to).as_bytes(), rest].concat())
 }
 
-/// What a remote had keeps nothing alive here; the next sync asks it again.
+/// What only a remote has is not kept alive here.
 fn forget_remote(project: &Project) -> Result<(), Failure> {
-    let listed =
-        project
-            .git()
-            .output(["for-each-ref", "--format=delete %(refname)", "refs/remotes"])?;
-    if listed.is_empty() {
-        return Ok(());
+    if let Ok(mut remote) = Remote::new(project, None) {
+        remote.let_go()?;
     }
-    history::feed(
-        &mut project.git().command(["update-ref", "--stdin"]),
-        &listed,
-    )
-    .map(|_| ())
+    remote::forget_tracked(project)
 }
 
 /// The index believes in objects that no checkpoint has yet: files that were only looked at.

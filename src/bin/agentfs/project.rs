@@ -338,6 +338,9 @@ fn remove_killed(home: &Path) {
     for entry in fs::read_dir(home).into_iter().flatten().flatten() {
         let own = entry.path().join("agentfs");
         let Ok(file) = File::open(own.join(BEGUN)) else {
+            // Killed even before the lock: only what is empty goes.
+            let _ = fs::remove_dir(&own);
+            let _ = fs::remove_dir(entry.path());
             continue;
         };
         if !try_lock(&file) {

@@ -4,6 +4,10 @@
 //! `origin`; what is known about each is in the store's `sync.json`: which of its branches a branch of
 //! ours goes with, and which checkpoint each of its branches ended in. That file can be lost: then names
 //! decide, and everything is asked again.
+//!
+//! What the remote has would keep alive here what `gc` removes. So gc lets go of it and notes only the
+//! commits that its branches end in: enough to go on from them, in a [`Peer`], without getting it all
+//! back.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,12 +17,12 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
-use super::git;
-use super::history;
+use super::git::{self, Git};
 use super::note::Checkpoint;
+use super::objects::{Kind, Objects};
 use super::oid::Oid;
 use super::project::{Project, replace};
-use super::refs;
+use super::{commit, history, refs};
 use crate::exit::Failure;
 
 /// Where the branches of the remote are kept here.
@@ -41,8 +45,17 @@ pub struct Notes {
     pub warned: bool,
     /// Which of its branches a branch of ours goes with, where the name is another.
     pub goes_with: BTreeMap<String, String>,
-    /// The commit and the checkpoint that each of its branches ended in.
-    pub ends: BTreeMap<String, (Oid, String)>,
+    /// What each of its branches ended in.
+    pub ends: BTreeMap<String, End>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct End {
+    pub commit: Oid,
+    /// Of the checkpoint.
+    pub id: String,
+    /// The commit object, where it is not in the store.
+    body: Option<String>,
 }
 
 impl<'a> Remote<'a> {
@@ -113,14 +126,7 @@ impl<'a> Remote<'a> {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let options = [
-            "-c",
-            "fetch.writeCommitGraph=false",
-            "-c",
-            "fetch.fsckObjects=true",
-        ];
-        let args = options.iter().chain(args);
-        self.project.git().with_transport(args)
+        transport(&self.project.store, args)
     }
 
     /// The branches of the remote and where each ends, without getting anything.
@@ -179,7 +185,7 @@ impl<'a> Remote<'a> {
             let line = history::log(self.project, &oid.to_string(), None, None)?;
             match line.first() {
                 Some(newest) if newest.commit == oid => {
-                    self.note_end(&branch, newest);
+                    self.note_end(&branch, newest, None);
                     lines.push((branch, line));
                 }
                 _ => foreign.push(branch),
@@ -188,68 +194,184 @@ impl<'a> Remote<'a> {
         Ok((lines, foreign))
     }
 
-    /// Whether all that was known of the remote is still here: `gc` lets go of it.
-    pub fn is_tracked(&self) -> Result<bool, Failure> {
-        Ok(self.notes.ends.is_empty() || !tracked(self.project)?.is_empty())
+    /// The lines of the remote as far as they are known without getting anything: their ends. `None` when
+    /// gc has not let go of them, or the remote has moved since.
+    pub fn known(&self) -> Result<Option<Vec<Line>>, Failure> {
+        if self.notes.ends.is_empty() || !tracked(self.project)?.is_empty() {
+            return Ok(None);
+        }
+        let known = |(branch, oid): (String, Oid)| {
+            let end = self.notes.ends.get(&branch)?;
+            let body = end.body.as_ref().filter(|_| end.commit == oid)?;
+            Some((branch, vec![commit::parse(oid, body)?]))
+        };
+        Ok(self.list()?.into_iter().map(known).collect())
     }
 
-    fn note_end(&mut self, branch: &str, newest: &Checkpoint) {
-        let end = (newest.commit, newest.note.id.clone());
+    /// Lets go of everything that only the remote has, but for what [`Remote::known`] needs.
+    pub fn let_go(&mut self) -> Result<(), Failure> {
+        let mut batch = self.project.git().batch()?;
+        for (branch, oid) in tracked(self.project)? {
+            let body = batch.blob(oid)?.unwrap_or_default();
+            if let Ok(body) = String::from_utf8(body)
+                && let Some(newest) = commit::parse(oid, &body)
+            {
+                self.note_end(&branch, &newest, Some(body));
+            }
+        }
+        self.notes.save(self.project, &self.address)
+    }
+
+    fn note_end(&mut self, branch: &str, newest: &Checkpoint, body: Option<String>) {
+        let end = End {
+            commit: newest.commit,
+            id: newest.note.id.clone(),
+            body,
+        };
         self.notes.ends.insert(branch.to_owned(), end);
     }
 
     /// Lets branches of the remote end in these checkpoints, each a descendant of what it ended in.
-    /// `None` if that is not so any more, or else what the remote refused.
-    pub fn push(&mut self, moves: &[(String, Checkpoint)]) -> Result<Option<()>, Failure> {
+    /// Tells what the remote said if that is not so any more.
+    pub fn push(
+        &mut self,
+        moves: &[(String, Checkpoint)],
+        peer: Option<&Peer>,
+    ) -> Result<Option<String>, Failure> {
         let specs: Vec<String> = moves
             .iter()
             .map(|(branch, to)| format!("{}:refs/heads/{branch}", to.commit))
             .collect();
-        let mut args = vec![
-            "push",
-            "--quiet",
-            "--porcelain",
-            "--no-verify",
-            "--",
-            &self.address,
-        ];
+        let options = ["push", "--quiet", "--porcelain", "--no-verify", "--"];
+        let mut args = options.to_vec();
+        args.push(&self.address);
         args.extend(specs.iter().map(String::as_str));
-        let mut command = self.command(&args);
-        let output = command
+        let git_dir = peer.map_or(self.project.store.as_path(), |peer| &peer.dir);
+        let output = transport(git_dir, &args)
             .output()
             .map_err(|error| Failure::new(format!("cannot run git: {error}")))?;
-        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            self.note_pushed(moves, peer)?;
+            return Ok(None);
+        }
+        let printed = String::from_utf8_lossy(&output.stdout);
         let refused: Vec<&str> = printed
             .lines()
-            .filter(|line| line.starts_with('!'))
+            .filter_map(|line| line.strip_prefix('!'))
             .collect();
-        for (branch, to) in moves {
-            let name = format!(":refs/heads/{branch}\t");
-            if output.status.success()
-                || printed.contains(&name) && !refused.iter().any(|line| line.contains(&name))
-            {
-                let (name, oid) = (format!("{TRACKED}{branch}"), to.commit.to_string());
-                self.project.git().output(["update-ref", &name, &oid])?;
-                self.note_end(branch, to);
-            }
-        }
         let is_late = |line: &&str| {
             line.contains("[rejected]") || line.contains("failed to") || line.contains("exists")
         };
-        match (output.status.success(), refused.is_empty()) {
-            (true, _) => Ok(Some(())),
-            (false, false) if refused.iter().all(is_late) => Ok(None),
-            _ => {
-                let said = String::from_utf8_lossy(&output.stderr);
-                let lines = refused.iter().copied().chain(said.lines());
-                let words: Vec<String> = lines
-                    .map(|line| line.trim_start_matches("fatal: ").replace('\t', " "))
-                    .map(|line| line.trim().to_owned())
-                    .filter(|line| !line.is_empty())
-                    .collect();
-                Err(Failure::new(format!("git push: {}", words.join("; "))))
-            }
+        let is_late = !refused.is_empty() && refused.iter().all(is_late);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let lines = refused.iter().copied().chain(said.lines());
+        let words: Vec<String> = lines
+            .map(|line| line.trim_start_matches("fatal: ").replace('\t', " "))
+            .map(|line| line.trim().to_owned())
+            .filter(|line| !line.is_empty())
+            .collect();
+        let said = format!("git push: {}", words.join("; "));
+        match is_late {
+            true => Ok(Some(said)),
+            false => Err(Failure::new(said)),
         }
+    }
+
+    fn note_pushed(
+        &mut self,
+        moves: &[(String, Checkpoint)],
+        peer: Option<&Peer>,
+    ) -> Result<(), Failure> {
+        for (branch, to) in moves {
+            let body = match peer {
+                Some(peer) => Some(peer.git().object(&to.commit.to_string())?),
+                None => None,
+            };
+            if body.is_none() {
+                let (name, oid) = (format!("{TRACKED}{branch}"), to.commit.to_string());
+                self.project.git().output(["update-ref", &name, &oid])?;
+            }
+            let body = body.and_then(|body| String::from_utf8(body).ok());
+            self.note_end(branch, to, body);
+        }
+        Ok(())
+    }
+}
+
+/// Deletes what is tracked of any remote.
+pub fn forget_tracked(project: &Project) -> Result<(), Failure> {
+    let format = "--format=delete %(refname)";
+    let listed = project
+        .git()
+        .output(["for-each-ref", format, "refs/remotes"])?;
+    if listed.is_empty() {
+        return Ok(());
+    }
+    let mut update = project.git().command(["update-ref", "--stdin"]);
+    history::feed(&mut update, &listed).map(|_| ())
+}
+
+fn transport(git_dir: &Path, args: &[&str]) -> Command {
+    let options = [
+        "-c",
+        "fetch.writeCommitGraph=false",
+        "-c",
+        "fetch.fsckObjects=true",
+    ];
+    Git::new(git_dir).with_transport(options.iter().chain(args))
+}
+
+// ---- going on from a line that is not here ----------------------------------------------------
+
+/// A passing git directory that has the store's objects, and the commits that the remote's branches end
+/// in without those before: what is put on top of them can be pushed from here.
+pub struct Peer {
+    dir: PathBuf,
+}
+
+impl Peer {
+    /// Needs the lock of [`super::maintenance`], so that there is only one.
+    pub fn new(remote: &Remote) -> Result<Peer, Failure> {
+        let dir = remote.project.own("peer.git");
+        let failed = |error| Failure::at("cannot write to the store", &dir, error);
+        // A kill has left it.
+        let _ = fs::remove_dir_all(&dir);
+        let peer = Peer { dir: dir.clone() };
+        let init = ["init", "--bare", "--quiet", "--template="];
+        git::run(&mut peer.git().command(init))?;
+        let alternates = dir.join("objects/info/alternates");
+        fs::create_dir_all(dir.join("objects/info"))
+            .and_then(|()| fs::write(&alternates, "../../../objects\n"))
+            .map_err(failed)?;
+        let objects = peer.objects();
+        let mut shallow = String::new();
+        for body in remote
+            .notes
+            .ends
+            .values()
+            .filter_map(|end| end.body.as_ref())
+        {
+            let oid = objects
+                .write(Kind::Commit, body.as_bytes())
+                .map_err(failed)?;
+            shallow.push_str(&format!("{oid}\n"));
+        }
+        fs::write(dir.join("shallow"), shallow).map_err(failed)?;
+        Ok(peer)
+    }
+
+    pub fn git(&self) -> Git<'_> {
+        Git::new(&self.dir)
+    }
+
+    pub fn objects(&self) -> Objects {
+        Objects::new(&self.dir)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -349,7 +471,8 @@ impl Notes {
 
     fn to_json(&self) -> Value {
         let ends = self.ends.iter();
-        let ends = ends.map(|(branch, (oid, id))| (branch.clone(), json!([oid.to_string(), id])));
+        let row = |end: &End| json!([end.commit.to_string(), end.id, end.body]);
+        let ends = ends.map(|(branch, end)| (branch.clone(), row(end)));
         json!({
             "warned": self.warned,
             "goes_with": self.goes_with,
@@ -373,8 +496,12 @@ impl Notes {
                 .collect(),
             ends: members("ends")
                 .filter_map(|(branch, end)| {
-                    let (oid, id) = (end.get(0)?.as_str()?, text(end.get(1)?)?);
-                    Some((branch.clone(), (oid.parse().ok()?, id)))
+                    let end = End {
+                        commit: end.get(0)?.as_str()?.parse().ok()?,
+                        id: text(end.get(1)?)?,
+                        body: end.get(2).and_then(text),
+                    };
+                    Some((branch.clone(), end))
                 })
                 .collect(),
         }
@@ -424,9 +551,12 @@ mod tests {
             ..Notes::default()
         };
         notes.goes_with.insert("main".into(), "main-x".into());
-        notes
-            .ends
-            .insert("side".into(), (Oid([7; 20]), "cp_1".into()));
+        let end = End {
+            commit: Oid([7; 20]),
+            id: "cp_1".into(),
+            body: Some("tree".into()),
+        };
+        notes.ends.insert("side".into(), end);
         assert_eq!(Notes::from_json(&notes.to_json()), notes);
         assert_eq!(Notes::from_json(&json!([1])), Notes::default());
     }

@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 
 use super::cli::{self, Reply};
 use super::gc::with_parent;
-use super::git::{self, Batch};
+use super::git::{self, Batch, Git};
 use super::history;
 use super::note::Checkpoint;
 use super::objects::Objects;
 use super::oid::Oid;
 use super::project::Project;
-use super::remote::{Line, Remote, this_host};
+use super::remote::{Line, Peer, Remote, this_host};
 use super::restore;
 use super::scan::Budget;
 use super::terminal::Painter;
@@ -165,11 +165,9 @@ struct Grafter {
 }
 
 impl Grafter {
-    fn new(project: &Project) -> Result<Grafter, Failure> {
-        Ok(Grafter {
-            batch: project.git().batch()?,
-            objects: Objects::new(&project.store),
-        })
+    fn new(git: &Git, objects: Objects) -> Result<Grafter, Failure> {
+        let batch = git.batch()?;
+        Ok(Grafter { batch, objects })
     }
 
     /// The line `more` with everything up to the newest common checkpoint as `base` has it. Where both
@@ -215,12 +213,18 @@ fn nearest<'a>(
 fn push(project: &Project, remote: &mut Remote, is_json: bool) -> Result<Vec<Row>, Failure> {
     make_ready(&remote.address)?;
     let _lock = maintenance::insist(project)?;
+    let mut said = String::new();
     for _ in 0..ATTEMPTS {
         let ours = history::lines(project)?;
-        if let Some(rows) = nothing_new(remote, &ours)? {
-            return Ok(rows);
-        }
-        let (theirs, foreign) = remote.fetch()?;
+        let known = remote.known()?;
+        let goes_on = |known: &Vec<Line>| continues(remote, &ours, known);
+        let (theirs, foreign, peer) = match known.filter(goes_on) {
+            Some(known) => (known, Vec::new(), Some(Peer::new(remote)?)),
+            None => {
+                let (theirs, foreign) = remote.fetch()?;
+                (theirs, foreign, None)
+            }
+        };
         if theirs.is_empty() && !foreign.is_empty() {
             let reason = "it holds another history, not checkpoints";
             return Err(
@@ -233,26 +237,36 @@ fn push(project: &Project, remote: &mut Remote, is_json: bool) -> Result<Vec<Row
                 "agentfs: {} gets all that the checkpoints hold, secrets in the directory too",
                 remote.address
             );
+            remote.notes.warned = true;
         }
-        let plan = Pushes::plan(project, remote, &ours, theirs, &foreign)?;
-        let done = match plan.moves.is_empty() {
-            true => Some(()),
-            false => remote.push(&plan.moves)?,
+        let grafter = match &peer {
+            Some(peer) => Grafter::new(&peer.git(), peer.objects())?,
+            None => Grafter::new(&project.git(), Objects::new(&project.store))?,
         };
-        if done.is_some() {
-            for (ours, theirs) in &plan.goes_with {
-                remote.goes_with(ours, theirs);
-            }
-            remote.notes.warned |= !is_json;
-            remote.remember()?;
-            return Ok(plan.rows);
+        let plan = Pushes::plan(grafter, remote, &ours, theirs, &foreign)?;
+        if !plan.moves.is_empty()
+            && let Some(reason) = remote.push(&plan.moves, peer.as_ref())?
+        {
+            said = reason;
+            continue;
         }
+        for (ours, theirs) in &plan.goes_with {
+            remote.goes_with(ours, theirs);
+        }
+        remote.remember()?;
+        return Ok(plan.rows);
     }
-    Err(Failure::new(format!(
-        "cannot push to {}: others push all the time",
-        remote.address
-    ))
-    .advise("try again"))
+    Err(Failure::new(said).advise("others may be pushing too: try again"))
+}
+
+/// Whether the ends of the remote's lines tell enough of them: each of ours that goes with one holds its
+/// end.
+fn continues(remote: &Remote, ours: &[Line], known: &[Line]) -> bool {
+    ours.iter().all(|(branch, line)| {
+        let name = remote.counterpart(branch);
+        let end = known.iter().find(|(known, _)| known == name);
+        end.is_none_or(|(_, end)| !matches!(relation(line, end), Relation::Diverged(..)))
+    })
 }
 
 /// An empty place becomes a repository; one that somebody works in is refused.
@@ -282,22 +296,6 @@ fn make_ready(address: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// After `gc` the remote's line would have to be fetched to be compared; where what was noted of it says
-/// that it has everything, that is not needed.
-fn nothing_new(remote: &Remote, ours: &[Line]) -> Result<Option<Vec<Row>>, Failure> {
-    if remote.is_tracked()? {
-        return Ok(None);
-    }
-    let theirs: BTreeMap<String, Oid> = remote.list()?.into_iter().collect();
-    let rows = ours.iter().map(|(branch, line)| {
-        let counterpart = remote.counterpart(branch);
-        let (oid, id) = remote.notes.ends.get(counterpart)?;
-        let is_same = theirs.get(counterpart) == Some(oid) && line.first()?.note.id == *id;
-        is_same.then(|| Row::new(branch, counterpart, "same", "nothing new").with(0, 0))
-    });
-    Ok(rows.collect())
-}
-
 /// What a push does.
 struct Pushes<'a> {
     remote: &'a Remote<'a>,
@@ -320,7 +318,7 @@ struct Planned {
 
 impl Pushes<'_> {
     fn plan(
-        project: &Project,
+        grafter: Grafter,
         remote: &Remote,
         ours: &[Line],
         theirs: Vec<Line>,
@@ -332,7 +330,7 @@ impl Pushes<'_> {
             remote,
             theirs: theirs.into_iter().collect(),
             taken,
-            grafter: Grafter::new(project)?,
+            grafter,
             moves: Vec::new(),
             goes_with: Vec::new(),
             rows: Vec::new(),
@@ -446,11 +444,15 @@ fn said_pushed(count: usize, branch: &str, name: &str) -> String {
 
 fn pull(project: &Project, remote: &mut Remote) -> Result<Vec<Row>, Failure> {
     let _lock = maintenance::insist(project)?;
-    let (theirs, foreign) = remote.fetch()?;
+    let known = remote.known()?;
+    let (theirs, foreign) = match known {
+        Some(known) if has_all(project, remote, &known)? => (known, Vec::new()),
+        _ => remote.fetch()?,
+    };
     let mut pulls = Pulls {
         writer: Writer::insist(project)?,
         ours: history::lines(project)?.into_iter().collect(),
-        grafter: Grafter::new(project)?,
+        grafter: Grafter::new(&project.git(), Objects::new(&project.store))?,
         remote,
         rows: Vec::new(),
         forward: None,
@@ -474,6 +476,18 @@ fn pull(project: &Project, remote: &mut Remote) -> Result<Vec<Row>, Failure> {
         maintenance::pack_soon(project);
     }
     Ok(rows)
+}
+
+/// Whether we hold the end of every line of the remote, where it belongs.
+fn has_all(project: &Project, remote: &Remote, known: &[Line]) -> Result<bool, Failure> {
+    let ours = history::lines(project)?;
+    let is_held = |name: &str, end: &[Checkpoint]| {
+        ours.iter().any(|(branch, line)| {
+            let is_there = !matches!(relation(line, end), Relation::Diverged(..));
+            remote.counterpart(branch) == name && is_there
+        })
+    };
+    Ok(continues(remote, &ours, known) && known.iter().all(|(name, end)| is_held(name, end)))
 }
 
 /// What a pull does.
@@ -698,8 +712,9 @@ fn compared(branch: &str, name: &str, relation: Relation) -> Row {
 
 /// What is known of a line that is not here.
 fn from_notes(remote: &Remote, branch: &str, name: &str, line: &[Checkpoint], end: Oid) -> Row {
-    let noted = remote.notes.ends.get(name).filter(|(oid, _)| *oid == end);
-    let place = noted.and_then(|(_, id)| line.iter().position(|c| c.note.id == *id));
+    let noted = remote.notes.ends.get(name);
+    let noted = noted.filter(|noted| noted.commit == end);
+    let place = noted.and_then(|noted| line.iter().position(|c| c.note.id == noted.id));
     match place {
         Some(0) => compared(branch, name, Relation::Same),
         Some(ahead) => compared(branch, name, Relation::Ahead(ahead)),
