@@ -13,7 +13,8 @@ let
 
   # The hooks that `agentfs install-hooks` writes, which a test of its compares with this file.
   hooks = lib.mapAttrs (
-    _: map (group: group // { hooks = map (hook: hook // { command = "${program} hook"; }) group.hooks; })
+    _:
+    map (group: group // { hooks = map (hook: hook // { command = "${program} hook"; }) group.hooks; })
   ) (lib.importJSON ../src/bin/agentfs/hooks.json);
 in
 {
@@ -49,7 +50,9 @@ in
 
     home.packages = [ cfg.package ];
 
-    programs.claude-code = lib.mkIf (cfg.claudeCodeHooks && isDeclared) { settings = { inherit hooks; }; };
+    programs.claude-code = lib.mkIf (cfg.claudeCodeHooks && isDeclared) {
+      settings = { inherit hooks; };
+    };
 
     # Found by the name that the next generation has too.
     home.activation.agentfsHooks = lib.mkIf (cfg.claudeCodeHooks && !isDeclared) (

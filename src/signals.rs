@@ -5,6 +5,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd, OwnedFd};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -35,6 +36,20 @@ pub fn wait() -> io::Result<Signal> {
     })
 }
 
+/// Blocks the signals that end a process and gives a descriptor that can be read once one has come. To be
+/// called before any other thread exists.
+pub fn descriptor() -> io::Result<OwnedFd> {
+    let set = set_of(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
+    // SAFETY: the set is initialised and no old mask is asked for.
+    check(unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) })?;
+    // SAFETY: the set is initialised; -1 asks for a new descriptor.
+    match unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: a new descriptor that nobody else owns.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
+}
+
 /// Gives SIGPIPE its usual meaning back: a command whose reader has gone ends quietly.
 pub fn end_on_broken_pipe() {
     // SAFETY: a plain request for the default action.
@@ -42,12 +57,16 @@ pub fn end_on_broken_pipe() {
 }
 
 fn taken() -> libc::sigset_t {
+    set_of(&TAKEN)
+}
+
+fn set_of(numbers: &[libc::c_int]) -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the set, and all numbers are valid.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        for number in TAKEN {
-            libc::sigaddset(set.as_mut_ptr(), number);
+        for number in numbers {
+            libc::sigaddset(set.as_mut_ptr(), *number);
         }
         set.assume_init()
     }

@@ -30,6 +30,10 @@ pkgs.testers.runNixOSTest {
           # For its variables.
           programs.bash.enable = true;
           services.claude-cellar = settings;
+          programs.agentfs = {
+            enable = true;
+            claudeCodeHooks = true;
+          };
         };
       };
 

@@ -8,6 +8,9 @@ def daemon() -> str:
     return machine.succeed(as_alice("systemctl --user show --property MainPID claude-cellar.service"))
 
 
+with subtest("the configuration has installed the hooks of agentfs"):
+    machine.succeed(as_alice("grep -F bin/agentfs .claude/settings.json"))
+
 with subtest("a switch leaves a running service as it is"):
     before = daemon()
     switch_to("changed")

@@ -12,6 +12,7 @@
   environment = {
     etc.scenario.source = ../systemd;
     systemPackages = with pkgs; [
+      git
       python3
       zstd
     ];

@@ -17,9 +17,9 @@ let
     meta.mainProgram = "claude-cellar";
   };
 
-  home =
+  homeOf =
     config:
-    (home-manager.lib.homeManagerConfiguration {
+    home-manager.lib.homeManagerConfiguration {
       inherit pkgs;
       modules = [
         self.homeManagerModules.default
@@ -29,10 +29,11 @@ let
             homeDirectory = "/home/alice";
             stateVersion = "26.05";
           };
-          services.claude-cellar = config;
         }
+        config
       ];
-    }).config;
+    };
+  home = config: (homeOf { services.claude-cellar = config; }).config;
 
   machine =
     modules:
@@ -222,6 +223,79 @@ let
       expected = [
         false
         true
+      ];
+    };
+
+    # Claude Code's settings are declared: the hooks are among them, and nothing is edited.
+    testAgentfsDeclaresHooks = {
+      expr =
+        let
+          evaluated = homeOf {
+            programs.claude-code = {
+              enable = true;
+              package = null;
+            };
+            programs.agentfs = {
+              inherit package;
+              enable = true;
+              claudeCodeHooks = true;
+            };
+          };
+          settings = lib.head evaluated.options.programs.claude-code.settings.definitions;
+          commands = lib.mapAttrs (
+            _: lib.concatMap (group: map (hook: hook.command) group.hooks)
+          ) settings.hooks;
+        in
+        {
+          commands = lib.unique (lib.concatLists (lib.attrValues commands));
+          events = lib.attrNames commands;
+          activation = evaluated.config.home.activation ? agentfsHooks;
+        };
+      expected = {
+        commands = [ "@claude-cellar@/bin/agentfs hook" ];
+        events = lib.attrNames (lib.importJSON ../../src/bin/agentfs/hooks.json);
+        activation = false;
+      };
+    };
+    # They are not: the file that is there is edited.
+    testAgentfsInstallsHooks = {
+      expr =
+        let
+          activation =
+            claudeCodeHooks:
+            (homeOf {
+              programs.agentfs = {
+                inherit claudeCodeHooks package;
+                enable = true;
+              };
+            }).config.home.activation;
+        in
+        [
+          (lib.hasInfix "@claude-cellar@/bin/agentfs install-hooks --user" (activation true)
+          .agentfsHooks.data)
+          (activation false ? agentfsHooks)
+          ((homeOf { }).config.home.activation ? agentfsHooks)
+        ];
+      expected = [
+        true
+        false
+        false
+      ];
+    };
+    testAgentfsPackage = {
+      expr =
+        map
+          (
+            enable:
+            lib.elem package (homeOf { programs.agentfs = { inherit enable package; }; }).config.home.packages
+          )
+          [
+            true
+            false
+          ];
+      expected = [
+        true
+        false
       ];
     };
 

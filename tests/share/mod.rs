@@ -1,6 +1,9 @@
 //! Machines with projects, each with a home of its own.
 
+mod gc;
 mod packing;
+mod sync;
+mod watch;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -129,7 +132,7 @@ impl Machine {
     pub fn check(&self) {
         let store = self.store();
         git(&store, ["fsck", "--full", "--strict", "--no-dangling"]);
-        //VERIFY
+        self.run(["verify"]);
     }
 }
 

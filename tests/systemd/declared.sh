@@ -17,7 +17,7 @@ case $2 in
 enable)
     scenario written-before
     mkdir -p $package/bin $package/units ~/.config/systemd/user/default.target.wants
-    cp /payload/claude-cellar $package/bin/
+    cp /payload/{claude-cellar,agentfs} $package/bin/
     sed "s|@claude-cellar@|$package|" "/payload/units/$1.service" >$package/units/$unit
     for place in ~/.config/systemd/user ~/.config/systemd/user/default.target.wants; do
         ln -s $package/units/$unit $place/
@@ -28,6 +28,7 @@ enable)
 use)
     within systemctl --user --quiet is-active $unit
     scenario in-use
+    scenario recorded
     ;;
 disable)
     within systemctl --user --quiet is-active $unit

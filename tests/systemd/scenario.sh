@@ -2,8 +2,8 @@
 # The life of a service that is declared, as alice sees it: scenario.sh STAGE STORE
 #
 # What comes between the stages is up to who runs them: tests/nixos on NixOS, declared.sh in the container of `boot`.
-# The stages are `written-before` the service has ever run, `in-use`, `after-reboot` and `disabled`. The service has
-# STORE, seals after a second, and claude-cellar is on the search path and told of the same store.
+# The stages are `written-before` the service has ever run, `in-use`, `recorded`, `after-reboot` and `disabled`. The service has
+# STORE, seals after a second, and claude-cellar, agentfs and git are on the search path and told of the same store.
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 
@@ -89,6 +89,40 @@ in-use)
     # One session has grown, the others are what they were.
     changed=$(diff ~/sums <(contents "$projects") | grep '^[<>]' | grep -vF "$(basename "$session")" || true)
     [ -z "$changed" ] || fail "sessions have changed: $changed"
+    manifest "$projects" >~/expected
+    contents "$projects" >~/sums
+    ;;
+
+recorded)
+    step 'agentfs records what an agent does, and says why'
+    app=~/app
+    transcript=$projects/-home-alice-app/a9e70000-0000-4000-8000-000000000001.jsonl
+    mkdir -p "$app" "${transcript%/*}"
+    cd "$app"
+    git init --quiet
+    echo 'fn main() {}' | tee main.rs >README
+    find .git -type f -exec sha256sum {} + >~/git
+    agentfs init
+    # Nothing new where the configuration has done it.
+    agentfs install-hooks
+    python3 "$scripts/agent.py" "$app" "$transcript"
+    agentfs log
+    [ "$(agentfs log --json | grep -c '"tool": "\(Edit\|Bash\)"')" = 2 ] || fail 'not every call has its checkpoint'
+    told=$(agentfs blame main.rs:2)
+    for said in 'by Edit tool' 'make it robust, please' 'I take the panic out.'; do
+        grep -F "$said" <<<"$told" || fail "blame does not say \"$said\": $told"
+    done
+    agentfs undo
+    [ "$(cat README)" = 'fn main() {}' ] || fail 'undo did not take the last call back'
+    agentfs restore v1
+    [ "$(cat main.rs)" = 'fn main() {}' ] || fail 'restore did not bring the first state back'
+    agentfs verify
+    sha256sum --quiet --check ~/git || fail 'the repository of alice was changed'
+
+    step 'it reads the transcript from the store alone too'
+    kill -USR1 "$(main_pid)"
+    within compressed
+    CLAUDE_CONFIG_DIR=~/elsewhere agentfs blame main.rs@v2:2 | grep -F 'I take the panic out.'
     manifest "$projects" >~/expected
     contents "$projects" >~/sums
     ;;

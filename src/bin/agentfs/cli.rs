@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::help::PROGRAM;
 use super::project::Project;
 use super::terminal;
-use super::{hook, maintenance, manage, read, share, travel, watch, why};
+use super::{clone, gc, hook, maintenance, manage, read, sync, travel, verify, watch, why};
 use crate::completions::Shell;
 use crate::exit::{Exit, Failure};
 use crate::usage::{self, Given, Parsed, one_of};
@@ -29,7 +29,6 @@ pub enum Reply {
 
 /// Runs the program with the arguments that follow its name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    signals::end_on_broken_pipe();
     maintenance::this_is_the_program();
     let exit = match run(args.into_iter().collect()).and_then(answer) {
         Ok(exit) => exit,
@@ -98,10 +97,10 @@ fn run(args: Vec<OsString>) -> Result<Reply, Failure> {
             Ok(Reply::Text(String::new()))
         }
         "watch" => watch::run(given),
-        "sync" => share::sync(given),
-        "clone" => share::clone(given),
-        "gc" => share::gc(given),
-        "verify" => share::verify(given),
+        "sync" => sync::sync(given),
+        "clone" => clone::clone(given),
+        "gc" => gc::gc(given),
+        "verify" => verify::verify(given),
         "completions" => {
             let shell = one_of("shell", &given.operand(), Shell::NAMES)?;
             Ok(Reply::Text(shell.script(&PROGRAM)))
@@ -141,6 +140,8 @@ fn ordered(mut args: Vec<OsString>) -> Vec<OsString> {
 }
 
 fn answer(reply: Reply) -> Result<Exit, Failure> {
+    // Not before: a git that has gone is a failure, which a hook survives.
+    signals::end_on_broken_pipe();
     let mut exit = Exit::Done;
     let written = match reply {
         Reply::Text(text) => terminal::show(&text),

@@ -112,6 +112,9 @@ fn write_side(objects: &Objects, note: &Note, extras: Oid) -> io::Result<Oid> {
     objects.write(Kind::Commit, body.as_bytes())
 }
 
+/// The trailer that names another session of a checkpoint, so that one is found without long fields.
+const SHARED: &str = "Shared-With";
+
 /// The message of a side commit.
 const SIDE: &str = "about a checkpoint";
 
@@ -128,9 +131,15 @@ fn message(note: &Note) -> String {
     let call = &note.call;
     let version = format!("v{}", note.version);
     let time = note.time.to_string();
-    let sum = call.prompt.as_deref().map(prompt_sum);
+    // Of a prompt that was cut only who saw the whole knows it.
+    let sum = note.prompt_sum.clone();
+    let sum = sum.or_else(|| call.prompt.as_deref().map(prompt_sum));
     let mut out = format!("{text}\n\n");
-    for (name, value) in [
+    let shared: Vec<&str> = note.sessions().collect();
+    let shared = shared
+        .iter()
+        .filter(|id| Some(**id) != call.session.as_deref());
+    let rows = [
         ("Checkpoint", Some(note.id.as_str())),
         ("Version", Some(&version)),
         ("Time-Ms", Some(&time)),
@@ -143,7 +152,8 @@ fn message(note: &Note) -> String {
         ("Transcript", call.transcript.as_deref()),
         ("Restored", note.restored.as_deref()),
         ("Pinned", note.pinned.then_some("yes")),
-    ] {
+    ];
+    for (name, value) in rows.into_iter().chain(shared.map(|id| (SHARED, Some(*id)))) {
         if let Some(value) = value {
             let value: String = value
                 .chars()
@@ -218,6 +228,10 @@ pub fn parse_message(message: &str) -> Option<Note> {
             "Transcript" => note.call.transcript = text(),
             "Restored" => note.restored = text(),
             "Pinned" => note.pinned = true,
+            SHARED => note.others.push(Call {
+                session: text(),
+                ..Call::default()
+            }),
             _ => {}
         }
     }
@@ -346,14 +360,42 @@ mod tests {
             trigger: Trigger::PostTool,
             pinned: true,
             restored: Some("cp_ffffffffff".into()),
+            prompt_sum: Some("0123abcd".into()),
             ..Note::default()
         };
         note.call.session = Some("abc\nSession: forged".into());
         note.call.tool = Some("Edit".into());
         note.call.id = Some("toolu_1".into());
+        note.call.prompt = Some("of which this is the beginning".into());
         let read = parse_message(&message(&note)).unwrap();
         note.call.session = Some("abc Session: forged".into());
+        note.call.prompt = None;
         assert_eq!(read, note);
+    }
+
+    #[test]
+    fn every_session_that_shares_a_checkpoint_is_named_once() {
+        let of = |session: &str| Call {
+            session: Some(session.to_owned()),
+            ..Call::default()
+        };
+        let note = Note {
+            id: "cp_0123456789".into(),
+            version: 2,
+            message: "m".into(),
+            call: of("one"),
+            others: vec![
+                of("one"),
+                of("two"),
+                of("two"),
+                of("three"),
+                Call::default(),
+            ],
+            ..Note::default()
+        };
+        let read = parse_message(&message(&note)).unwrap();
+        assert_eq!(read.others, [of("two"), of("three")]);
+        assert_eq!(read.sessions().collect::<Vec<_>>(), ["one", "two", "three"]);
     }
 
     #[test]

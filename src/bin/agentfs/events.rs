@@ -28,7 +28,7 @@ const WHOLE: usize = 64 << 10;
 /// Bytes of names and paths.
 const NAME: usize = 4 << 10;
 /// Bytes of events that are looked at again when the state is lost.
-const TAIL: u64 = 4 << 20;
+pub const TAIL: u64 = 4 << 20;
 
 /// Milliseconds after which a hook no longer waits for the lock, so that its tool begins.
 pub const PATIENCE: i64 = 1_000;

@@ -67,6 +67,8 @@ impl<'a> Git<'a> {
     /// A running `git cat-file --batch`.
     pub fn batch(&self) -> Result<Batch, Failure> {
         let mut command = self.command(["cat-file", "--batch"]);
+        // What it cannot read is told by who asked; a hook must print nothing.
+        command.stderr(Stdio::null());
         let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = spawned.map_err(absent)?;
         match (child.stdin.take(), child.stdout.take()) {

@@ -111,12 +111,15 @@ of .gitignore, changes that: `build/` leaves out more, `!dist/` takes something 
     ],
 };
 
-const STATUS: Usage = plain(
-    "status",
-    "Show where the project stands and what is left out",
-    "Show where the project stands: branch, newest checkpoint, changes since, what is left out, and \
-     whatever went wrong in a hook.",
-);
+const STATUS: Usage = Usage {
+    details: "\
+Branch, newest checkpoint, what changed since, what is left out, and whatever went wrong in a hook.",
+    ..plain(
+        "status",
+        "Show where the project stands and what is left out",
+        "Show where the project stands.",
+    )
+};
 
 const LIST: Usage = Usage {
     options: &[JSON],
@@ -422,6 +425,10 @@ const WATCH: Usage = Usage {
             "How long nothing must change before a checkpoint (2)",
         ),
     ],
+    details: "\
+For editors and agents without hooks. While changes go on without a pause there is a checkpoint every
+minute, and a last one when the command is interrupted. Where the system does not let every directory
+be watched, it looks every ten seconds.",
     ..plain(
         "watch",
         "Make a checkpoint after each quiet moment",
@@ -436,9 +443,17 @@ const SYNC: Usage = Usage {
     choices: &["push", "pull", "status"],
     summary: "Share the history with other machines through any git remote or path.",
     details: "\
-REMOTE is an address or a path; it is remembered. Where two machines both made checkpoints both
-lines are kept, the other one as a branch of its own. Checkpoints hold what the directory held:
-secrets in it too.",
+REMOTE is whatever git can push to or pull from, an address or a path, with your own transport and
+credentials; it is remembered. A new path becomes a repository at the first push. Checkpoints hold what
+the directory held: secrets in it too.
+
+pull brings the current branch forward, and the directory with it, if nothing in the directory has
+changed since its newest checkpoint. Otherwise the directory is not touched, and what the remote has
+is kept as a branch of its own, to go to with `agentfs switch`.
+
+Where two machines both made checkpoints both lines are kept: the one that comes second is pushed as
+BRANCH-HOST, and nothing on the remote is ever replaced. What gc removed here stays on the remote.
+status changes nothing and gets nothing.",
     options: &[DIRECTORY, JSON],
 };
 
@@ -448,7 +463,9 @@ const CLONE: Usage = Usage {
     operands: "[DIR]",
     choices: &[],
     summary: "Get a project with all its history from a git remote or path, and its newest files.",
-    details: "",
+    details: "\
+DIR, named after the remote if it is not given, must be empty or new. The branch is the one that the
+remote names as its HEAD, else main. REMOTE is remembered for `agentfs sync`.",
     options: &[
         JSON,
         Opt::valued("from", "REMOTE", "Where the history is"),
@@ -468,7 +485,8 @@ const GC: Usage = Usage {
     summary: "Remove old checkpoints, and make the history small.",
     details: "\
 Without options nothing is removed, only packed. Pinned checkpoints and the ends of branches are
-always kept. Ids and numbers of what is kept stay the same.",
+always kept; with both options only what both let go is removed. Ids and numbers of what is kept
+stay the same; what a removed checkpoint changed is told of the next one that is kept.",
     options: &[
         DIRECTORY,
         JSON,
@@ -478,11 +496,16 @@ always kept. Ids and numbers of what is kept stay the same.",
     ],
 };
 
-const VERIFY: Usage = plain(
-    "verify",
-    "Check the whole history",
-    "Check that every checkpoint in the history is whole.",
-);
+const VERIFY: Usage = Usage {
+    details: "\
+Tells which files of which checkpoints are damaged, and exits with 1. Damaged objects are put aside, so
+that the next checkpoint stores again what still exists in the directory.",
+    ..plain(
+        "verify",
+        "Check the whole history",
+        "Check that every checkpoint in the history is whole.",
+    )
+};
 
 const COMPLETIONS: Usage = Usage {
     name: "completions",

@@ -203,6 +203,16 @@ fn take_field<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
     field
 }
 
+/// Every branch with its checkpoints, the newest first.
+pub fn lines(project: &Project) -> Result<Vec<(String, Vec<Checkpoint>)>, Failure> {
+    let branches = super::refs::all(project)?;
+    let read = branches.into_iter().map(|(branch, oid)| {
+        let line = log(project, &oid.to_string(), None, None)?;
+        Ok((branch, line))
+    });
+    read.collect()
+}
+
 /// The checkpoints of all branches, each once, the newest first.
 pub fn everything(project: &Project) -> Result<Vec<Checkpoint>, Failure> {
     let mut found = Vec::new();
@@ -221,7 +231,7 @@ pub fn head(project: &Project) -> Result<Vec<Checkpoint>, Failure> {
     of_head(project, None, None)
 }
 
-/// [`log`] of the current branch, which may have no checkpoint yet.
+/// [`log()`] of the current branch, which may have no checkpoint yet.
 pub fn of_head(
     project: &Project,
     most: Option<usize>,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::attribution::{self, paths_in};
 use super::cli::{self, Reply};
 use super::events::{self, Event, Kind, State};
-use super::note::{Call, Note, Trigger};
+use super::note::{Call, Checkpoint, Note, Trigger};
 use super::project::Project;
 use super::scan::Budget;
 use super::settings::{self, Scope};
@@ -99,15 +99,28 @@ fn record(project: &Project, event: &Event) -> Result<(), Failure> {
             "{name}: the store was busy, the next hook makes up for it"
         )));
     };
+    let budget = Budget {
+        until: Some(until),
+        ..Budget::NONE
+    };
+    look(&mut writer, Some(event), trigger, budget).map(|_| ())
+}
+
+/// Makes a checkpoint if the directory has changed, of which the calls that ran meanwhile are the
+/// authors. `event` is what it is made for, if a hook told it.
+pub fn look(
+    writer: &mut Writer,
+    event: Option<&Event>,
+    trigger: Trigger,
+    budget: Budget,
+) -> Result<Option<Checkpoint>, Failure> {
+    let project = writer.project;
+    let log = project.own("events.jsonl");
     let path = project.own("state.json");
     let mut state = State::load(&path, &log);
     state
         .catch_up(&log)
         .map_err(|error| Failure::at("cannot read", &log, error))?;
-    let budget = Budget {
-        until: Some(until),
-        ..Budget::NONE
-    };
     writer
         .scan(budget)
         .map_err(|failure| failure.advise("`agentfs checkpoint` takes the time it needs"))?;
@@ -120,20 +133,20 @@ fn record(project: &Project, event: &Event) -> Result<(), Failure> {
         false => None,
     };
     writer.save()?;
-    state.scanned(Some(event));
+    state.scanned(event);
     state
         .save(&path)
         .map_err(|error| Failure::at("cannot write", &path, error))?;
-    drop(writer);
-    if let Some(made) = made {
-        maintenance::after(project, &made);
+    if let Some(made) = &made {
+        maintenance::after(project, made);
     }
-    Ok(())
+    Ok(made)
 }
 
-fn note(project: &Project, state: &State, event: &Event, trigger: Trigger) -> Note {
-    let responsible = state.responsible(Some(event), event.time);
-    let (mut call, others) = attribution::split(responsible, Some(event));
+fn note(project: &Project, state: &State, event: Option<&Event>, trigger: Trigger) -> Note {
+    let now = event.map_or_else(now_ms, |event| event.time);
+    let responsible = state.responsible(event, now);
+    let (mut call, others) = attribution::split(responsible, event);
     let prompt_sum = state.prompt_sum(&call);
     let message = match call == Call::default() {
         true => "changed by no tool call".to_owned(),
@@ -173,7 +186,8 @@ fn title(project: &Project, call: &Call) -> String {
 
 // ---- what went wrong --------------------------------------------------------------------------
 
-fn note_trouble(project: &Project, message: &str) {
+/// Notes in the store's log what nobody is there to be told.
+pub fn note_trouble(project: &Project, message: &str) {
     let path = project.own("log");
     if fs::metadata(&path).is_ok_and(|meta| meta.len() > LOG_MAX) {
         let _ = fs::rename(&path, project.own("log.old"));

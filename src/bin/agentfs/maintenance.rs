@@ -20,8 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::note::Checkpoint;
 use super::objects::{Kind, Objects};
 use super::project::Project;
-use super::writer::now_ms;
-use super::{git, refs};
+use super::{git, hook, refs};
 use crate::exit::Failure;
 use crate::size;
 use crate::{paths, sys};
@@ -37,6 +36,8 @@ const CROWD: usize = 24;
 const PAUSE: Duration = Duration::from_secs(600);
 /// What nobody can be writing any more.
 const OLD: Duration = Duration::from_secs(3_600);
+/// Locks of names are held for moments.
+const OLD_LOCK: Duration = Duration::from_secs(60);
 /// Quarantines of a push to this store, which may take long.
 const OLD_PUSH: Duration = Duration::from_secs(86_400);
 /// Packs from which on all are looked at for merging.
@@ -121,23 +122,15 @@ pub fn run(args: &[OsString]) -> Result<(), Failure> {
         dir: PathBuf::new(),
         store: PathBuf::from(store),
     };
-    let Some(_lock) = lock(&project, Duration::ZERO)? else {
+    let Some(lock) = lock(&project, Duration::ZERO)? else {
         return Ok(());
     };
+    lock.share();
     let done = pack(&project);
     if let Err(failure) = &done {
-        note(&project, failure);
+        hook::note_trouble(&project, &format!("packing: {failure}"));
     }
     done
-}
-
-fn note(project: &Project, failure: &Failure) {
-    let line = format!("{} packing: {failure}\n", size::rfc3339(now_ms()));
-    let log = File::options()
-        .append(true)
-        .create(true)
-        .open(project.own("log"));
-    let _ = log.and_then(|mut log| io::Write::write_all(&mut log, line.as_bytes()));
 }
 
 fn only_when_idle() {
@@ -152,8 +145,16 @@ fn only_when_idle() {
 
 const LOCK: &str = "maintenance";
 
-/// Lets no other process write packs, for as long as the file is open here or in a child.
-pub struct Lock(#[expect(dead_code, reason = "held open")] File);
+/// Lets no other process write packs, for as long as the file is open.
+pub struct Lock(File);
+
+impl Lock {
+    /// Lets children that outlive a killed parent keep the lock.
+    pub fn share(&self) {
+        // SAFETY: takes a descriptor that is open.
+        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_SETFD, 0) };
+    }
+}
 
 /// Waits for the right to write packs at most this long; `None` when somebody else kept it.
 pub fn lock(project: &Project, patience: Duration) -> Result<Option<Lock>, Failure> {
@@ -180,10 +181,16 @@ pub fn lock(project: &Project, patience: Duration) -> Result<Option<Lock>, Failu
         }
         thread::sleep(Duration::from_millis(20));
     }
-    // SAFETY: takes a descriptor that is open. Children that outlive a killed parent keep the lock.
-    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) };
     file.set_modified(SystemTime::now()).map_err(failed)?;
     Ok(Some(Lock(file)))
+}
+
+/// [`lock`] for who cannot do without.
+pub fn insist(project: &Project) -> Result<Lock, Failure> {
+    let patience = Duration::from_secs(120);
+    lock(project, patience)?.ok_or_else(|| {
+        Failure::at("the store is busy", &project.store, "it is being packed").advise("try again")
+    })
 }
 
 // ---- packing ----------------------------------------------------------------------------------
@@ -207,7 +214,7 @@ pub fn pack(project: &Project) -> Result<(), Failure> {
 
 /// Stores the newest checkpoint's commit loose again: every checkpoint begins with reading it, and only
 /// what is loose is read without starting git.
-fn keep_at_hand(project: &Project) -> Result<(), Failure> {
+pub fn keep_at_hand(project: &Project) -> Result<(), Failure> {
     let branch = refs::current(project)?;
     if let Some(tip) = refs::read(project, &branch)? {
         let body = project.git().object(&tip.to_string())?;
@@ -323,18 +330,23 @@ pub fn remove_leftovers(project: &Project) {
             let _ = fs::remove_file(path);
         }
     });
-    for dir in ["", "objects/info", "objects/info/commit-graphs"] {
-        remove_locks(&project.store.join(dir), false);
-    }
-    remove_locks(&project.store.join("refs"), true);
+    // Who indexes the history has the lock.
+    remove_locks(&objects.join("info/commit-graphs"), Duration::ZERO);
+    remove_locks(&objects.join("info"), OLD_LOCK);
+    remove_locks(&project.store.join("refs"), OLD_LOCK);
+    each(&project.store, &mut |path, name, meta| {
+        if meta.is_file() && name.ends_with(".lock") && age(meta) >= OLD_LOCK {
+            let _ = fs::remove_file(path);
+        }
+    });
 }
 
-/// Removes old lock files of git, also below `dir` if asked.
-fn remove_locks(dir: &Path, below: bool) {
+/// Removes lock files of git that are at least so old.
+fn remove_locks(dir: &Path, old: Duration) {
     each(dir, &mut |path, name, meta| {
-        if meta.is_dir() && below {
-            remove_locks(path, below);
-        } else if meta.is_file() && name.ends_with(".lock") && age(meta) > OLD {
+        if meta.is_dir() {
+            remove_locks(path, old);
+        } else if name.ends_with(".lock") && age(meta) >= old {
             let _ = fs::remove_file(path);
         }
     });

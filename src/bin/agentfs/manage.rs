@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::checkpoint;
 use super::cli::{self, Reply};
 use super::history;
 use super::note::{Checkpoint, Note, Trigger};
 use super::project::{self, Project};
+use super::record;
 use super::scan::Budget;
 use super::terminal::Painter;
 use super::writer::{Writer, now_ms};
@@ -29,7 +29,7 @@ pub fn init(given: &mut Given) -> Result<Reply, Failure> {
         Some(name) => Some(cli::reference(name)?),
         None => None,
     };
-    let (project, first) = checkpoint::init(name, &dir, given.flag("force"))?;
+    let (project, first) = record::init(name, &dir, given.flag("force"))?;
     super::maintenance::pack_soon(&project);
     let writer = Writer::insist(&project)?;
     let count = count_files(&writer);
@@ -81,7 +81,7 @@ pub fn status(given: &mut Given) -> Result<Reply, Failure> {
         None => Vec::new(),
     };
     let files = count_files(&writer);
-    let left_out = checkpoint::left_out(&writer);
+    let left_out = record::left_out(&writer);
     let (branch, tip) = (writer.branch.clone(), writer.tip.clone());
     drop(writer);
     let count = match &tip {
@@ -259,9 +259,9 @@ pub fn checkpoint(given: &mut Given) -> Result<Reply, Failure> {
     note.call.agent = cli::text(given, "agent")?;
     note.call.prompt = cli::text(given, "prompt")?;
     if let Some(context) = cli::text(given, "context")? {
-        checkpoint::apply_context(&mut note, &context)?;
+        record::apply_context(&mut note, &context)?;
     }
-    let made = checkpoint::checkpoint(&project, note)?;
+    let made = record::checkpoint(&project, note)?;
     told(given, &project, made.as_ref())
 }
 
@@ -273,7 +273,7 @@ fn told(given: &Given, project: &Project, made: Option<&Checkpoint>) -> Result<R
             false => Reply::Text("nothing has changed since the newest checkpoint\n".into()),
         });
     };
-    let changes = checkpoint::changes(project, made)?;
+    let changes = record::changes(project, made)?;
     if given.flag("json") {
         let parent = match made.parent {
             Some(oid) => {

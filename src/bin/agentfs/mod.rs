@@ -6,10 +6,11 @@
 //! never touched.
 
 pub mod attribution;
-pub mod checkpoint;
 pub mod cli;
+pub mod clone;
 pub mod commit;
 pub mod events;
+pub mod gc;
 pub mod git;
 pub mod help;
 pub mod history;
@@ -24,19 +25,25 @@ pub mod oid;
 pub mod plan;
 pub mod project;
 pub mod read;
+pub mod record;
 pub mod reference;
 pub mod refs;
+pub mod remote;
 pub mod render;
 pub mod restore;
 pub mod scan;
+pub mod sdk;
 pub mod settings;
-pub mod share;
+pub mod sync;
 pub mod terminal;
 pub mod timeline;
 pub mod travel;
 pub mod tree;
+pub mod verify;
 pub mod viz;
 pub mod watch;
 pub mod why;
 pub mod words;
 pub mod writer;
+
+pub use sdk::{checkpoint, diff, restore};

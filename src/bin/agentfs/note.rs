@@ -69,6 +69,24 @@ pub struct Note {
     pub context: Option<Value>,
 }
 
+impl Note {
+    /// The call that made the changes and those that ran meanwhile.
+    pub fn calls(&self) -> impl Iterator<Item = &Call> {
+        std::iter::once(&self.call).chain(&self.others)
+    }
+
+    /// The sessions of all these calls, each once.
+    pub fn sessions(&self) -> impl Iterator<Item = &str> {
+        let mut known: Vec<&str> = Vec::new();
+        let sessions = self.calls().filter_map(|call| call.session.as_deref());
+        sessions.filter(move |id| {
+            let is_new = !known.contains(id);
+            known.push(id);
+            is_new
+        })
+    }
+}
+
 /// A checkpoint as it stands in the store.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Checkpoint {

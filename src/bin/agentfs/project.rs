@@ -7,8 +7,9 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -164,13 +165,24 @@ impl Project {
         })
     }
 
-    /// Makes an empty store for a directory.
+    /// Makes an empty store for a directory, which belongs to it from then on.
     pub fn create(name: Option<&str>, dir: &Path) -> Result<Project, Failure> {
+        let (project, begun) = Project::prepare(name, dir)?;
+        project.settle(begun).inspect_err(|_| {
+            let _ = fs::remove_dir_all(&project.store);
+        })?;
+        Ok(project)
+    }
+
+    /// Makes an empty store for a directory, which is nobody's until [`Project::settle`]. What was killed
+    /// between is removed by the next one.
+    pub fn prepare(name: Option<&str>, dir: &Path) -> Result<(Project, Begun), Failure> {
         let dir = dir
             .canonicalize()
             .map_err(|error| Failure::at("cannot use the directory", dir, error))?;
         let home = home()?;
         refuse_unfit(&dir, &home)?;
+        remove_killed(&home);
         let last = dir.file_name().unwrap_or_default().to_string_lossy();
         let name = name.unwrap_or(&last);
         if name.is_empty() || name.starts_with(['-', '.']) || name.contains(['/', '\n', '\0']) {
@@ -194,10 +206,23 @@ impl Project {
             dir,
             store,
         };
-        project.make_store().inspect_err(|_| {
-            let _ = fs::remove_dir_all(&project.store);
-        })?;
-        Ok(project)
+        let made = Begun::new(&project).and_then(|begun| project.make_store().map(|()| begun));
+        match made {
+            Ok(begun) => Ok((project, begun)),
+            Err(failure) => {
+                let _ = fs::remove_dir_all(&project.store);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Gives a prepared store to its directory.
+    pub fn settle(&self, begun: Begun) -> Result<(), Failure> {
+        self.register()?;
+        let path = self.own(BEGUN);
+        let removed = fs::remove_file(&path);
+        drop(begun);
+        removed.map_err(|error| Failure::at("cannot write", &path, error))
     }
 
     fn make_store(&self) -> Result<(), Failure> {
@@ -217,13 +242,11 @@ impl Project {
         for message in TOLERATED.iter().chain(later) {
             text.push_str(&format!("\t{message} = ignore\n"));
         }
-        fs::write(&config, text).map_err(failed)?;
-        fs::create_dir(self.own("")).map_err(failed)?;
-        self.write()
+        fs::write(&config, text).map_err(failed)
     }
 
     /// Notes name and directory; from then on the store belongs to the directory.
-    fn write(&self) -> Result<(), Failure> {
+    fn register(&self) -> Result<(), Failure> {
         let value = json!({
             "name": self.name,
             "dir": self.dir.as_os_str().as_bytes(),
@@ -240,7 +263,7 @@ impl Project {
             .map_err(|error| Failure::at("cannot use the directory", dir, error))?;
         refuse_unfit(&dir, &home()?)?;
         self.dir = dir;
-        self.write()
+        self.register()
     }
 
     /// Parts directory and store. The history stays where it is, for who wants it.
@@ -287,6 +310,47 @@ impl Project {
     }
 }
 
+/// The lock of who makes a store, held until it is a project's.
+pub struct Begun(#[expect(dead_code, reason = "held open")] File);
+
+/// The file that [`Begun`] locks.
+const BEGUN: &str = "begun";
+
+impl Begun {
+    fn new(project: &Project) -> Result<Begun, Failure> {
+        let failed = |error| Failure::at("cannot create the store", &project.store, error);
+        fs::create_dir(project.own("")).map_err(failed)?;
+        let file = File::create(project.own(BEGUN)).map_err(failed)?;
+        match try_lock(&file) {
+            true => Ok(Begun(file)),
+            false => Err(failed(io::Error::last_os_error())),
+        }
+    }
+}
+
+fn try_lock(file: &File) -> bool {
+    // SAFETY: takes a descriptor that is open.
+    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+}
+
+/// Removes stores whose making was killed, told by a lock that went with the process.
+fn remove_killed(home: &Path) {
+    for entry in fs::read_dir(home).into_iter().flatten().flatten() {
+        let own = entry.path().join("agentfs");
+        let Ok(file) = File::open(own.join(BEGUN)) else {
+            continue;
+        };
+        if !try_lock(&file) {
+            continue;
+        }
+        let _ = match own.join("project.json").exists() {
+            true => fs::remove_file(own.join(BEGUN)),
+            false if own.join(BEGUN).exists() => fs::remove_dir_all(entry.path()),
+            false => Ok(()),
+        };
+    }
+}
+
 fn lies_in(path: &Path, dir: &Path) -> bool {
     path.parent()
         .is_some_and(|parent| paths::resolve(parent).starts_with(dir))
@@ -295,7 +359,8 @@ fn lies_in(path: &Path, dir: &Path) -> bool {
 /// Replaces a small file in one step.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension(format!("tmp{}", std::process::id()));
-    fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path))
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    written.inspect_err(|_| drop(fs::remove_file(&temporary)))
 }
 
 /// Refuses directories whose every file somebody else also writes.

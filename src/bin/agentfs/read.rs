@@ -11,9 +11,10 @@ use super::oid::Oid;
 use super::project::Project;
 use super::reference::{self, Resolver};
 use super::render::{self, Parents};
-use super::scan::Budget;
+use super::sdk;
 use super::terminal::Painter;
-use super::writer::{Writer, now_ms};
+use super::words;
+use super::writer::now_ms;
 use crate::exit::Failure;
 use crate::usage::Given;
 
@@ -46,10 +47,10 @@ pub fn log(given: &mut Given) -> Result<Reply, Failure> {
     Ok(Reply::Text(listed(&found)))
 }
 
-/// Whether a checkpoint is of the session that begins so.
+/// Whether a checkpoint is of the session that begins so, if only among others.
 pub fn is_of_session(checkpoint: &Checkpoint, session: &str) -> bool {
-    let id = checkpoint.note.call.session.as_deref();
-    id.is_some_and(|id| id.starts_with(session))
+    let mut ids = checkpoint.note.sessions();
+    ids.any(|id| id.starts_with(session))
 }
 
 /// One line for each: number, id, age, tool and message.
@@ -90,7 +91,7 @@ pub fn changes(given: &mut Given) -> Result<Reply, Failure> {
         None => Some(resolver.find(since)?),
     };
     let from = from.map_or(Oid::EMPTY_TREE, |checkpoint| checkpoint.tree);
-    let now = scanned(&project)?;
+    let now = sdk::now(&project)?;
     let changes = history::changes(&project, &[(from, now)], None)?
         .pop()
         .unwrap_or_default();
@@ -118,14 +119,6 @@ fn coloured(changes: &[Change]) -> String {
     lines.collect()
 }
 
-/// The tree of what the directory holds now. Nothing is recorded.
-fn scanned(project: &Project) -> Result<Oid, Failure> {
-    let mut writer = Writer::insist(project)?;
-    writer.scan(Budget::NONE)?;
-    writer.save()?;
-    Ok(writer.index.root.oid)
-}
-
 pub fn diff(given: &mut Given) -> Result<Reply, Failure> {
     let project = cli::project(given)?;
     let (from, to) = (given.operand(), given.more_operands().pop());
@@ -133,7 +126,7 @@ pub fn diff(given: &mut Given) -> Result<Reply, Failure> {
     let from = resolver.find(cli::reference(&from)?)?;
     let to = match &to {
         Some(to) => resolver.find(cli::reference(to)?)?.tree,
-        None => scanned(&project)?,
+        None => sdk::now(&project)?,
     };
     let pair = (from.tree, to);
     if given.flag("json") {
@@ -175,15 +168,22 @@ pub fn show(given: &mut Given) -> Result<Reply, Failure> {
     let word = given.operand();
     let resolver = Resolver::new(&project)?;
     // A checkpoint alone, unless a file is called so.
-    if let (Some(text), false) = (word.to_str(), word.as_bytes()[1..].contains(&b'@'))
-        && let Ok(checkpoint) = resolver.find(text)
-    {
+    let alone = !word.as_bytes().iter().skip(1).any(|byte| *byte == b'@');
+    let meant = word.to_str().filter(|_| alone);
+    let known = meant.map(|text| resolver.find(text));
+    if let Some(Ok(checkpoint)) = known {
         return about(given, &project, &resolver, checkpoint);
     }
     let (file, at) = reference::split_file(word.as_bytes());
     let checkpoint = resolver.find(&at)?;
     let path = project.relative(std::ffi::OsStr::from_bytes(file))?;
-    let content = content(&project, &checkpoint, &path)?;
+    let content = match (content(&project, &checkpoint, &path), known) {
+        // What can only be a checkpoint is not missed as a file.
+        (Err(_), Some(Err(unknown))) if meant.is_some_and(reference::is_other_than_branch) => {
+            return Err(unknown);
+        }
+        (content, _) => content?,
+    };
     if given.flag("json") {
         return Ok(Reply::Json(json!({
             "path": String::from_utf8_lossy(&path),
@@ -232,8 +232,12 @@ fn about(
         .pop()
         .unwrap_or_default();
     let parents = Parents::among(&resolver.line);
+    let said = words::before(&one[0].note.call);
+    let note = &mut one[0].note;
+    note.call.prompt = note.call.prompt.take().or(said.prompt);
     if given.flag("json") {
-        let value: Value = render::json(&one[0], parents.of(&one[0]), &changes);
+        let mut value: Value = render::json(&one[0], parents.of(&one[0]), &changes);
+        value["agent_said"] = json!(said.words);
         return Ok(Reply::Json(value));
     }
     let paint = Painter::stdout();
@@ -253,6 +257,7 @@ fn about(
         ("tool", note.call.tool.as_deref()),
         ("input", input.as_deref()),
         ("prompt", note.call.prompt.as_deref()),
+        ("said", said.words.as_deref()),
         ("restored", note.restored.as_deref()),
     ] {
         if let Some(value) = value {

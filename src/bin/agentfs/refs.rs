@@ -61,7 +61,8 @@ pub fn write(project: &Project, branch: &str, oid: Oid) -> Result<(), Failure> {
     put(project, &format!("{HEADS}{branch}"), &format!("{oid}\n"))
 }
 
-fn put(project: &Project, name: &str, text: &str) -> Result<(), Failure> {
+/// Writes a file of git's that names something, in one step.
+pub fn put(project: &Project, name: &str, text: &str) -> Result<(), Failure> {
     let path = project.store.join(name);
     let lock = project.store.join(format!("{name}.lock"));
     let written = fs::write(&lock, text)

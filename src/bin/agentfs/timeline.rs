@@ -337,7 +337,8 @@ impl<'a> Drawing<'a> {
         ]
     }
 
-    /// The moments of each session, the session that began first before the others.
+    /// The moments of each session, the session that began first before the others, and at last what
+    /// belongs to none.
     fn lanes(&self) -> Vec<Vec<&'a Moment>> {
         let mut lanes: Vec<Vec<&Moment>> = Vec::new();
         let mut known: HashMap<Option<&str>, usize> = HashMap::new();
@@ -349,6 +350,8 @@ impl<'a> Drawing<'a> {
                 None => lanes.push(vec![moment]),
             }
         }
+        let is_none = |lane: &Vec<&Moment>| lane[0].checkpoint.note.call.session.is_none();
+        lanes.sort_by_key(is_none);
         lanes
     }
 
@@ -1332,18 +1335,6 @@ mod tests {
 │   │ └───────────── v3–v6: step 6 …                                           │
 │   └─────────────── v1–v2: step 2 …                                           │
 │                                                                              │
-│  No session (Jan 27, 14:48, 32m)                                             │
-│               ●●●●●●●●●●                                                     │
-│               ╰┤╰┤││││││                                                     │
-│                │ ││││││└─ v40: step 40                                       │
-│                │ │││││└── v39: step 39                                       │
-│                │ ││││└─── v38: step 38                                       │
-│                │ │││└──── v37: step 37                                       │
-│                │ ││└───── v36: step 36                                       │
-│                │ │└────── v35: step 35                                       │
-│                │ └─────── v33–v34: step 34 …                                 │
-│                └───────── v31–v32: step 32 …                                 │
-│                                                                              │
 │  Session: 7a1e9c2e-1234-4abc-8def-0123456789ab (Jan 29, 17:24, 1h 36m)       │
 │                           ●●●●●●─●●●─●●●─●●●─●●─●●─◆                         │
 │                           ╰─┬╯╰┤ ╰┬╯ ╰┬╯ ╰┬╯ ╰┤ ╰┤ │                         │
@@ -1355,6 +1346,18 @@ mod tests {
 │                             │  │  └────────────────── v47–v49: step 49 …     │
 │                             │  └───────────────────── v45–v46: step 46 …     │
 │                             └──────────────────────── v41–v44: step 44 …     │
+│                                                                              │
+│  No session (Jan 27, 14:48, 32m)                                             │
+│               ●●●●●●●●●●                                                     │
+│               ╰┤╰┤││││││                                                     │
+│                │ ││││││└─ v40: step 40                                       │
+│                │ │││││└── v39: step 39                                       │
+│                │ ││││└─── v38: step 38                                       │
+│                │ │││└──── v37: step 37                                       │
+│                │ ││└───── v36: step 36                                       │
+│                │ │└────── v35: step 35                                       │
+│                │ └─────── v33–v34: step 34 …                                 │
+│                └───────── v31–v32: step 32 …                                 │
 │                                                                              │
 │  [v60] Jan 29, 19:00 - Edit src/auth.ts                                      │
 │  ├── Message: step 60                                                        │

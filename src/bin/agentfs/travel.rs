@@ -273,7 +273,8 @@ pub fn export(given: &mut Given) -> Result<Reply, Failure> {
     })
 }
 
-fn make_empty(dir: &Path) -> Result<(), Failure> {
+/// Makes a directory, which may be there but must be empty.
+pub fn make_empty(dir: &Path) -> Result<(), Failure> {
     let failed = |error| Failure::at("cannot write to", dir, error);
     match fs::read_dir(dir) {
         Ok(mut entries) => match entries.next() {

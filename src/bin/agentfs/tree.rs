@@ -2,7 +2,7 @@
 //!
 //! Two forms: git's tree objects, which are what `git write-tree` would make of the same files, and
 //! the index, a cache from stamps to blobs that can be lost without losing anything. What git's trees
-//! cannot say (empty directories, permissions) is in the [`extras`], a blob of its own.
+//! cannot say (empty directories, permissions) is in the [`Extras`], a blob of its own.
 //!
 //! Entries are sorted by name as bytes.
 

@@ -15,7 +15,7 @@ use super::note::{Call, Change, Checkpoint, Note};
 use super::objects::{Kind, Objects};
 use super::oid::Oid;
 use super::project::Project;
-use super::read::is_of_session;
+use super::read::{self, is_of_session};
 use super::reference::{self, Resolver};
 use super::render::{self, Parents};
 use super::scan::Budget;
@@ -52,7 +52,7 @@ pub fn blame(given: &mut Given) -> Result<Reply, Failure> {
     let origins = Origins::read(&project, &groups, &question.path)?;
     Ok(match given.flag("json") {
         true => Reply::Json(origins.json(&groups)),
-        false => Reply::Text(origins.text(&groups)),
+        false => Reply::Text(origins.text(&groups, question.lines.is_some())),
     })
 }
 
@@ -78,8 +78,11 @@ fn question(project: &Project, word: &OsStr) -> Result<Question, Failure> {
     }
     let (file, at) = reference::split_file(name);
     let at = Resolver::new(project)?.find(&at)?;
+    let path = project.relative(OsStr::from_bytes(file))?;
+    // Told better than by git.
+    read::content(project, &at, &path)?;
     Ok(Question {
-        path: project.relative(OsStr::from_bytes(file))?,
+        path,
         commit: at.commit,
         lines,
     })
@@ -262,7 +265,8 @@ impl<'p> Origins<'p> {
         self.said.get(call.id.as_ref()?)?.words.as_deref()
     }
 
-    fn text(&self, groups: &[Group]) -> String {
+    /// All that is known about some lines, or a line for each of a whole file.
+    fn text(&self, groups: &[Group], in_full: bool) -> String {
         let unrecorded = Note {
             message: "not in any checkpoint yet".into(),
             time: now_ms(),
@@ -285,7 +289,12 @@ impl<'p> Origins<'p> {
                 }
             })
             .collect();
-        timeline::blame(&origins, terminal::columns(), &Painter::stdout())
+        let show = if in_full {
+            timeline::blame
+        } else {
+            timeline::annotated
+        };
+        show(&origins, terminal::columns(), &Painter::stdout())
     }
 
     fn json(&self, groups: &[Group]) -> Value {
@@ -322,7 +331,7 @@ pub fn history(given: &mut Given) -> Result<Reply, Failure> {
         let origins = Origins::read(&project, &groups, &question.path)?;
         return Ok(match given.flag("json") {
             true => Reply::Json(origins.json(&groups)),
-            false => Reply::Text(origins.text(&groups)),
+            false => Reply::Text(origins.text(&groups, false)),
         });
     }
     let path = project.relative(&file)?;
@@ -392,10 +401,11 @@ impl<'m> Session<'m> {
     /// Every session among the moments, the one with the newest checkpoint first.
     fn all(moments: &'m [Moment]) -> Vec<Session<'m>> {
         let mut sessions: Vec<Session> = Vec::new();
-        for moment in moments {
-            let Some(id) = moment.checkpoint.note.call.session.as_deref() else {
-                continue;
-            };
+        let found = moments.iter().flat_map(|moment| {
+            let ids = moment.checkpoint.note.sessions();
+            ids.map(move |id| (id, moment))
+        });
+        for (id, moment) in found {
             match sessions.iter_mut().find(|session| session.id == id) {
                 Some(session) => session.moments.push(moment),
                 None => sessions.push(Session {
@@ -420,11 +430,19 @@ impl<'m> Session<'m> {
             .map_or(0, |moment| moment.checkpoint.note.time)
     }
 
+    /// The session's own call behind a checkpoint.
+    fn call_of(&self, moment: &'m Moment) -> &'m Call {
+        let note = &moment.checkpoint.note;
+        let mut calls = note.calls();
+        let own = calls.find(|call| call.session.as_deref() == Some(self.id));
+        own.unwrap_or(&note.call)
+    }
+
     /// What was asked, each once, in order.
     fn prompts(&self) -> Vec<&'m str> {
         let mut prompts: Vec<&str> = Vec::new();
         for moment in &self.moments {
-            if let Some(prompt) = moment.checkpoint.note.call.prompt.as_deref()
+            if let Some(prompt) = self.call_of(moment).prompt.as_deref()
                 && !prompts.contains(&prompt)
             {
                 prompts.push(prompt);
@@ -461,7 +479,7 @@ impl<'m> Session<'m> {
     /// Whichever call knows most about where the transcript is.
     fn call(&self) -> Call {
         let last = self.moments.last();
-        last.map_or_else(Call::default, |moment| moment.checkpoint.note.call.clone())
+        last.map_or_else(Call::default, |moment| self.call_of(moment).clone())
     }
 }
 
@@ -508,8 +526,11 @@ pub fn session(given: &mut Given) -> Result<Reply, Failure> {
     let project = cli::project(given)?;
     let id = given.operand();
     let id = cli::reference(&id)?;
-    let moments = all_moments(&project, Some(id))?;
-    let sessions = Session::all(&moments);
+    let mut moments = all_moments(&project, Some(id))?;
+    recall(&mut moments, id);
+    let mut sessions = Session::all(&moments);
+    // Others only share some of its checkpoints.
+    sessions.retain(|session| session.id.starts_with(id));
     let [session] = sessions.as_slice() else {
         let ids: Vec<&str> = sessions.iter().map(|session| session.id).collect();
         return Err(
@@ -544,6 +565,25 @@ pub fn session(given: &mut Given) -> Result<Reply, Failure> {
     )))
 }
 
+/// Reads the prompts of a session that no hook heard of from its transcript.
+fn recall(moments: &mut [Moment], id: &str) {
+    let notes = moments.iter_mut().map(|moment| &mut moment.checkpoint.note);
+    let calls = notes.flat_map(|note| std::iter::once(&mut note.call).chain(&mut note.others));
+    let mut silent: Vec<&mut Call> = calls
+        .filter(|call| call.prompt.is_none())
+        .filter(|call| call.session.as_deref().is_some_and(|s| s.starts_with(id)))
+        .collect();
+    let Some(one) = silent.first() else {
+        return;
+    };
+    let ids = silent.iter().filter_map(|call| call.id.clone()).collect();
+    let said = words::before_each(one, &ids);
+    for call in &mut silent {
+        let found = call.id.as_ref().and_then(|id| said.get(id));
+        call.prompt = found.and_then(|said| said.prompt.clone());
+    }
+}
+
 /// A session prompt by prompt, each with what followed from it.
 fn told(session: &Session, words: Option<&str>, columns: usize, paint: &Painter) -> String {
     let mut out = format!(
@@ -555,7 +595,8 @@ fn told(session: &Session, words: Option<&str>, columns: usize, paint: &Painter)
     let mut asked: Option<&str> = None;
     for moment in &session.moments {
         let note = &moment.checkpoint.note;
-        let prompt = note.call.prompt.as_deref();
+        let call = session.call_of(moment);
+        let prompt = call.prompt.as_deref();
         if prompt.is_some() && prompt != asked {
             let text = paint.cut(
                 &paint.line(prompt.unwrap_or_default()),
@@ -567,7 +608,7 @@ fn told(session: &Session, words: Option<&str>, columns: usize, paint: &Painter)
         out.push_str(&format!(
             "  {}  {:<12}  {:<10}  {}\n",
             paint.yellow(&format!("{:<5}", format!("v{}", note.version))),
-            paint.line(note.call.tool.as_deref().unwrap_or("-")),
+            paint.line(call.tool.as_deref().unwrap_or("-")),
             render::total(&moment.changes),
             paint.cut(
                 &paint.line(&render::subject(&note.message)),

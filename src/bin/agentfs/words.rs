@@ -4,6 +4,7 @@
 //! mounted) in the cellar's store, compressed or not. The transcript may lag behind, lack the call, or be
 //! gone: then nothing is said, and that is no failure.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,31 @@ pub fn before(call: &Call) -> Said {
         true => latest.read(),
         false => Said::default(),
     }
+}
+
+/// The same for many calls of the session of one, in a single reading, by the calls' ids.
+pub fn before_each(of: &Call, ids: &HashSet<String>) -> HashMap<String, Said> {
+    let mut latest = Latest::default();
+    let mut found = HashMap::new();
+    scan(of, &mut |line| {
+        latest.note(line);
+        if sys::contains(line, b"\"tool_use\"") {
+            let known = tool_uses(line).into_iter().filter(|id| ids.contains(id));
+            found.extend(known.map(|id| (id, latest.read())));
+        }
+        found.len() < ids.len()
+    });
+    found
+}
+
+/// The ids of the calls that a line makes.
+fn tool_uses(line: &[u8]) -> Vec<String> {
+    let contents = objects(line).filter_map(|object| member(member(object, "message")?, "content"));
+    let blocks = contents.flat_map(elements);
+    let calls = blocks.filter(|block| member(block, "type") == Some(b"\"tool_use\""));
+    calls
+        .filter_map(|block| text(member(block, "id")?))
+        .collect()
 }
 
 /// What was asked and said last in a whole session.
@@ -162,6 +188,9 @@ mod tests {
         let said = before(&call(&dir, "toolu_1"));
         assert_eq!(said.prompt.as_deref(), Some("make it robust"));
         assert_eq!(said.words.as_deref(), Some("I add error handling."));
+        let ids = ["toolu_1", "toolu_2"].map(str::to_owned);
+        let each = before_each(&call(&dir, ""), &ids.into_iter().collect());
+        assert_eq!(each, HashMap::from([("toolu_1".to_owned(), said)]));
         assert_eq!(before(&call(&dir, "toolu_2")), Said::default());
         let said = at_end(&call(&dir, ""));
         assert_eq!(said.prompt.as_deref(), Some("now the tests"));

@@ -49,10 +49,14 @@ impl<'a> Writer<'a> {
         let index = fs::read(project.own("index")).unwrap_or_default();
         let index = Index::decode(&index).unwrap_or_default();
         let branch = refs::current(project)?;
-        let tip = match refs::read(project, &branch)? {
-            Some(oid) => Some(commit::read(project, &objects, oid)?),
-            None => None,
-        };
+        let mut end = refs::read(project, &branch)?;
+        if end.is_none() && index.commit != Oid::default() {
+            // The branch was lost: to begin another would part it from its history.
+            refs::write(project, &branch, index.commit)?;
+            end = Some(index.commit);
+        }
+        let tip = end.map(|oid| commit::read(project, &objects, oid));
+        let tip = tip.transpose()?;
         Ok(Some(Writer {
             project,
             objects,
@@ -157,6 +161,38 @@ impl<'a> Writer<'a> {
         refs::set_current(self.project, branch)?;
         branch.clone_into(&mut self.branch);
         Ok(())
+    }
+
+    /// Takes note that the branch now ends in this checkpoint, which holds what the one before it held
+    /// where the index says so.
+    pub fn follow(&mut self, tip: Checkpoint) -> Result<(), Failure> {
+        let known = self.tip.as_ref().map(|tip| tip.commit);
+        if known == Some(self.index.commit) {
+            self.index.commit = tip.commit;
+            self.index_changed = true;
+        }
+        self.tip = Some(tip);
+        self.save()
+    }
+
+    /// Lets the next version be higher than this one, which has come from elsewhere.
+    pub fn raise_version(&mut self, version: u64) {
+        if self.index.version > 0 && self.index.version < version {
+            self.index.version = version;
+            self.index_changed = true;
+        }
+    }
+
+    /// Lets the index say that the directory, as it was scanned, is the newest checkpoint's, if it is.
+    pub fn adopt_tip(&mut self) -> Result<(), Failure> {
+        if let Some(tip) = &self.tip
+            && tip.tree == self.index.root.oid
+        {
+            (self.index.commit, self.index.tree) = (tip.commit, tip.tree);
+            self.index.extras = self.extras()?;
+            self.index_changed = true;
+        }
+        self.save()
     }
 
     fn next_version(&self) -> u64 {

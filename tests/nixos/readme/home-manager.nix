@@ -30,6 +30,11 @@
               enable = true;
               trashDays = 30;
             };
+            # Checkpoints of what Claude Code changes.
+            programs.agentfs = {
+              enable = true;
+              claudeCodeHooks = true;
+            };
           }
         ];
       };

@@ -1,0 +1,433 @@
+//! Another place that has the history: its address, what is known of it, and talking to it.
+//!
+//! Any address that git understands will do. The last one that worked is remembered as git's remote
+//! `origin`; what is known about each is in the store's `sync.json`: which of its branches a branch of
+//! ours goes with, and which checkpoint each of its branches ended in. That file can be lost: then names
+//! decide, and everything is asked again.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Map, Value, json};
+
+use super::git;
+use super::history;
+use super::note::Checkpoint;
+use super::oid::Oid;
+use super::project::{Project, replace};
+use super::refs;
+use crate::exit::Failure;
+
+/// Where the branches of the remote are kept here.
+const TRACKED: &str = "refs/remotes/origin/";
+const NOTES: &str = "sync.json";
+
+/// A branch with its checkpoints, the newest first.
+pub type Line = (String, Vec<Checkpoint>);
+
+pub struct Remote<'a> {
+    project: &'a Project,
+    pub address: String,
+    pub notes: Notes,
+}
+
+/// What is known of a remote.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Notes {
+    /// The user has been told that it gets everything.
+    pub warned: bool,
+    /// Which of its branches a branch of ours goes with, where the name is another.
+    pub goes_with: BTreeMap<String, String>,
+    /// The commit and the checkpoint that each of its branches ended in.
+    pub ends: BTreeMap<String, (Oid, String)>,
+}
+
+impl<'a> Remote<'a> {
+    /// The remote that is meant: the one given, else the one remembered.
+    pub fn new(project: &'a Project, word: Option<&OsStr>) -> Result<Remote<'a>, Failure> {
+        let known = || {
+            let url = project.git().output(["config", "remote.origin.url"]).ok()?;
+            Some(String::from_utf8_lossy(&url).trim_end().to_owned())
+        };
+        let address = match word {
+            Some(word) => address(word)?,
+            None => known().ok_or_else(|| {
+                Failure::new("no remote is known").advise("give its address or path")
+            })?,
+        };
+        let notes = Notes::load(project, &address);
+        Ok(Remote {
+            project,
+            address,
+            notes,
+        })
+    }
+
+    /// Remembers the remote and what is known of it.
+    pub fn remember(&self) -> Result<(), Failure> {
+        let args = ["config", "remote.origin.url", &self.address];
+        self.project.git().output(args)?;
+        self.notes.save(self.project, &self.address)
+    }
+
+    /// The branch of the remote that one of ours goes with.
+    pub fn counterpart<'b>(&'b self, branch: &'b str) -> &'b str {
+        self.notes
+            .goes_with
+            .get(branch)
+            .map_or(branch, String::as_str)
+    }
+
+    /// Notes which branch of the remote one of ours goes with.
+    pub fn goes_with(&mut self, ours: &str, theirs: &str) {
+        match ours == theirs {
+            true => self.notes.goes_with.remove(ours),
+            false => self
+                .notes
+                .goes_with
+                .insert(ours.to_owned(), theirs.to_owned()),
+        };
+    }
+
+    /// The place's name, for names of branches.
+    pub fn host(&self) -> String {
+        host(&self.address).unwrap_or_else(|| "remote".into())
+    }
+
+    /// The store's path, if the remote is a store of agentfs on this machine.
+    fn store(&self) -> Option<Project> {
+        let store = PathBuf::from(&self.address);
+        store.join("agentfs").is_dir().then(|| Project {
+            name: String::new(),
+            dir: PathBuf::new(),
+            store,
+        })
+    }
+
+    /// The branch that must not be moved from here, because somebody works on it there.
+    pub fn current_elsewhere(&self) -> Option<String> {
+        refs::current(&self.store()?).ok()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let options = [
+            "-c",
+            "fetch.writeCommitGraph=false",
+            "-c",
+            "fetch.fsckObjects=true",
+        ];
+        let args = options.iter().chain(args);
+        self.project.git().with_transport(args)
+    }
+
+    /// The branches of the remote and where each ends, without getting anything.
+    pub fn list(&self) -> Result<Vec<(String, Oid)>, Failure> {
+        let mut command = self.command(&["ls-remote", "--quiet", "--heads", "--", &self.address]);
+        let printed = git::run(&mut command)?.stdout;
+        let printed = String::from_utf8_lossy(&printed);
+        let rows = printed.lines().filter_map(|line| {
+            let (oid, name) = line.split_once('\t')?;
+            Some((
+                name.strip_prefix("refs/heads/")?.to_owned(),
+                oid.parse().ok()?,
+            ))
+        });
+        Ok(rows.collect())
+    }
+
+    /// The branch that the remote's HEAD names.
+    pub fn head(&self) -> Result<Option<String>, Failure> {
+        let args = [
+            "ls-remote",
+            "--quiet",
+            "--symref",
+            "--",
+            &self.address,
+            "HEAD",
+        ];
+        let printed = git::run(&mut self.command(&args))?.stdout;
+        let printed = String::from_utf8_lossy(&printed);
+        let named = printed.lines().find_map(|line| {
+            let name = line.strip_prefix("ref: refs/heads/")?;
+            Some(name.split('\t').next()?.to_owned())
+        });
+        Ok(named)
+    }
+
+    /// Gets everything that the remote has and gives its lines; branches that hold no checkpoints are
+    /// named apart.
+    pub fn fetch(&mut self) -> Result<(Vec<Line>, Vec<String>), Failure> {
+        let spec = format!("+refs/heads/*:{TRACKED}*");
+        let args = [
+            "fetch",
+            "--quiet",
+            "--prune",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--no-auto-maintenance",
+            "--",
+            &self.address,
+            &spec,
+        ];
+        git::run(&mut self.command(&args))?;
+        let (mut lines, mut foreign) = (Vec::new(), Vec::new());
+        self.notes.ends.clear();
+        for (branch, oid) in tracked(self.project)? {
+            let line = history::log(self.project, &oid.to_string(), None, None)?;
+            match line.first() {
+                Some(newest) if newest.commit == oid => {
+                    self.note_end(&branch, newest);
+                    lines.push((branch, line));
+                }
+                _ => foreign.push(branch),
+            }
+        }
+        Ok((lines, foreign))
+    }
+
+    /// Whether all that was known of the remote is still here: `gc` lets go of it.
+    pub fn is_tracked(&self) -> Result<bool, Failure> {
+        Ok(self.notes.ends.is_empty() || !tracked(self.project)?.is_empty())
+    }
+
+    fn note_end(&mut self, branch: &str, newest: &Checkpoint) {
+        let end = (newest.commit, newest.note.id.clone());
+        self.notes.ends.insert(branch.to_owned(), end);
+    }
+
+    /// Lets branches of the remote end in these checkpoints, each a descendant of what it ended in.
+    /// `None` if that is not so any more, or else what the remote refused.
+    pub fn push(&mut self, moves: &[(String, Checkpoint)]) -> Result<Option<()>, Failure> {
+        let specs: Vec<String> = moves
+            .iter()
+            .map(|(branch, to)| format!("{}:refs/heads/{branch}", to.commit))
+            .collect();
+        let mut args = vec![
+            "push",
+            "--quiet",
+            "--porcelain",
+            "--no-verify",
+            "--",
+            &self.address,
+        ];
+        args.extend(specs.iter().map(String::as_str));
+        let mut command = self.command(&args);
+        let output = command
+            .output()
+            .map_err(|error| Failure::new(format!("cannot run git: {error}")))?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let refused: Vec<&str> = printed
+            .lines()
+            .filter(|line| line.starts_with('!'))
+            .collect();
+        for (branch, to) in moves {
+            let name = format!(":refs/heads/{branch}\t");
+            if output.status.success()
+                || printed.contains(&name) && !refused.iter().any(|line| line.contains(&name))
+            {
+                let (name, oid) = (format!("{TRACKED}{branch}"), to.commit.to_string());
+                self.project.git().output(["update-ref", &name, &oid])?;
+                self.note_end(branch, to);
+            }
+        }
+        let is_late = |line: &&str| {
+            line.contains("[rejected]") || line.contains("failed to") || line.contains("exists")
+        };
+        match (output.status.success(), refused.is_empty()) {
+            (true, _) => Ok(Some(())),
+            (false, false) if refused.iter().all(is_late) => Ok(None),
+            _ => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                let lines = refused.iter().copied().chain(said.lines());
+                let words: Vec<String> = lines
+                    .map(|line| line.trim_start_matches("fatal: ").replace('\t', " "))
+                    .map(|line| line.trim().to_owned())
+                    .filter(|line| !line.is_empty())
+                    .collect();
+                Err(Failure::new(format!("git push: {}", words.join("; "))))
+            }
+        }
+    }
+}
+
+/// The remote's branches as they were last seen.
+fn tracked(project: &Project) -> Result<Vec<(String, Oid)>, Failure> {
+    let format = "--format=%(objectname) %(refname)";
+    let listed = project.git().output(["for-each-ref", format, TRACKED])?;
+    let listed = String::from_utf8_lossy(&listed);
+    let rows = listed.lines().filter_map(|line| {
+        let (oid, name) = line.split_once(' ')?;
+        Some((name.strip_prefix(TRACKED)?.to_owned(), oid.parse().ok()?))
+    });
+    Ok(rows.collect())
+}
+
+// ---- addresses --------------------------------------------------------------------------------
+
+/// What git takes from any directory: a path is made absolute.
+pub fn address(word: &OsStr) -> Result<String, Failure> {
+    let text = word
+        .to_str()
+        .filter(|text| !text.is_empty() && !text.starts_with('-') && !text.contains('\n'))
+        .ok_or_else(|| Failure::usage(format!("{} is no address", word.display())))?;
+    let path = Path::new(text);
+    if is_address(text) && !path.exists() {
+        return Ok(text.to_owned());
+    }
+    let absolute = std::path::absolute(path)
+        .map_err(|error| Failure::at("cannot use the path", path, error))?;
+    absolute
+        .to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| Failure::at("cannot use the path", path, "it is no text"))
+}
+
+/// Whether a word is an address and no path: `https://…`, `user@host:path`.
+fn is_address(text: &str) -> bool {
+    let colon = text.find(':');
+    colon.is_some_and(|at| !text[..at].contains('/'))
+}
+
+/// The host of an address; `None` for a path.
+fn host(address: &str) -> Option<String> {
+    if !is_address(address) || address.starts_with("file:") {
+        return None;
+    }
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let rest = rest.split('/').next()?;
+    let rest = rest.rsplit('@').next()?;
+    let name = rest.split([':', '.']).next()?;
+    plain(name)
+}
+
+/// The name of this machine, for names of branches.
+pub fn this_host() -> String {
+    let mut name = [0u8; 256];
+    // SAFETY: the buffer is as long as is said, and its last byte stays zero.
+    unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    let name = String::from_utf8_lossy(name);
+    plain(name.split('.').next().unwrap_or_default()).unwrap_or_else(|| "here".into())
+}
+
+/// A name of letters, digits and hyphens alone.
+fn plain(name: &str) -> Option<String> {
+    let known = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let plain: String = name
+        .chars()
+        .map(|c| if known(c) { c } else { '-' })
+        .collect();
+    let plain = plain.trim_matches('-').to_owned();
+    (!plain.is_empty()).then_some(plain)
+}
+
+/// The last part of an address without `.git`.
+pub fn last_name(address: &str) -> Option<&str> {
+    let last = address.trim_end_matches('/').rsplit(['/', ':']).next()?;
+    let last = last.strip_suffix(".git").unwrap_or(last);
+    (!last.is_empty()).then_some(last)
+}
+
+// ---- notes ------------------------------------------------------------------------------------
+
+impl Notes {
+    fn load(project: &Project, address: &str) -> Notes {
+        let all = read_all(project);
+        all.get(address).map(Notes::from_json).unwrap_or_default()
+    }
+
+    fn save(&self, project: &Project, address: &str) -> Result<(), Failure> {
+        let mut all = read_all(project);
+        all.insert(address.to_owned(), self.to_json());
+        let path = project.own(NOTES);
+        replace(&path, format!("{}\n", Value::Object(all)).as_bytes())
+            .map_err(|error| Failure::at("cannot write", &path, error))
+    }
+
+    fn to_json(&self) -> Value {
+        let ends = self.ends.iter();
+        let ends = ends.map(|(branch, (oid, id))| (branch.clone(), json!([oid.to_string(), id])));
+        json!({
+            "warned": self.warned,
+            "goes_with": self.goes_with,
+            "ends": ends.collect::<Map<_, _>>(),
+        })
+    }
+
+    fn from_json(value: &Value) -> Notes {
+        let members = |name: &str| {
+            value
+                .get(name)
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+        };
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        Notes {
+            warned: value.get("warned").and_then(Value::as_bool) == Some(true),
+            goes_with: members("goes_with")
+                .filter_map(|(ours, theirs)| Some((ours.clone(), text(theirs)?)))
+                .collect(),
+            ends: members("ends")
+                .filter_map(|(branch, end)| {
+                    let (oid, id) = (end.get(0)?.as_str()?, text(end.get(1)?)?);
+                    Some((branch.clone(), (oid.parse().ok()?, id)))
+                })
+                .collect(),
+        }
+    }
+}
+
+fn read_all(project: &Project) -> Map<String, Value> {
+    let text = fs::read(project.own(NOTES)).unwrap_or_default();
+    match serde_json::from_slice(&text) {
+        Ok(Value::Object(all)) => all,
+        _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_found_in_addresses_and_paths_have_none() {
+        for (address, expected) in [
+            ("https://user@git.example.org:8443/x/y.git", Some("git")),
+            ("ssh://git@build_box/x", Some("build-box")),
+            ("me@laptop:histories/x", Some("laptop")),
+            ("file:///srv/x.git", None),
+            ("/srv/x.git", None),
+            ("./a:b", None),
+        ] {
+            assert_eq!(host(address).as_deref(), expected, "{address}");
+        }
+        assert!(address(OsStr::new("-oProxyCommand=x")).is_err());
+        assert_eq!(address(OsStr::new("/a/../b")).unwrap(), "/a/../b");
+        assert!(address(OsStr::new("x")).unwrap().starts_with('/'));
+    }
+
+    #[test]
+    fn a_clone_is_called_after_the_last_part_of_its_address() {
+        assert_eq!(last_name("https://h/x/app.git"), Some("app"));
+        assert_eq!(last_name("h:app/"), Some("app"));
+        assert_eq!(last_name("/"), None);
+    }
+
+    #[test]
+    fn notes_survive_their_file() {
+        let mut notes = Notes {
+            warned: true,
+            ..Notes::default()
+        };
+        notes.goes_with.insert("main".into(), "main-x".into());
+        notes
+            .ends
+            .insert("side".into(), (Oid([7; 20]), "cp_1".into()));
+        assert_eq!(Notes::from_json(&notes.to_json()), notes);
+        assert_eq!(Notes::from_json(&json!([1])), Notes::default());
+    }
+}
