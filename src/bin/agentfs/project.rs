@@ -226,6 +226,7 @@ impl Project {
     }
 
     fn make_store(&self) -> Result<(), Failure> {
+        let failed = |error| Failure::at("cannot create the store", &self.store, error);
         let branch = format!("--initial-branch={MAIN}");
         git::run(
             &mut self
