@@ -233,7 +233,6 @@ impl Project {
                 .git()
                 .command(["init", "--bare", "--quiet", "--template=", &branch]),
         )?;
-        let failed = |error| Failure::at("cannot create the store", &self.store, error);
         let config = self.store.join("config");
         let mut text = fs::read_to_string(&config).map_err(failed)?;
         text.push_str(CONFIG);
