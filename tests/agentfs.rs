@@ -11,4 +11,5 @@ mod agentfs {
     mod world;
 
     mod round_trip;
+    mod surroundings;
 }

@@ -272,7 +272,14 @@ impl Edits<'_> {
                 git(&place, &["init", "-q"]);
                 if kind == 1 {
                     git(&place, &["add", "-A"]);
-                    let who = ["-c", "user.name=a", "-c", "user.email=a@b"];
+                    let who = [
+                        "-c",
+                        "user.name=a",
+                        "-c",
+                        "user.email=a@b",
+                        "-c",
+                        "gc.auto=0",
+                    ];
                     git(&place, &[&who[..], &["commit", "-qm", "x"]].concat());
                 }
             }

@@ -62,16 +62,18 @@ impl World {
     /// Gives everything to the ordinary user, if he is who runs the program.
     pub fn hand_over(&self) {
         fn give(path: &Path) {
-            let meta = path.symlink_metadata().unwrap();
             lchown(path, Some(ORDINARY), Some(ORDINARY)).unwrap();
-            if meta.is_dir() {
+            if path.symlink_metadata().unwrap().is_dir() {
                 for entry in fs::read_dir(path).unwrap() {
                     give(&entry.unwrap().path());
                 }
             }
         }
         if self.ordinary {
-            give(&self.root);
+            for name in ["home", "histories"] {
+                lchown(self.root.join(name), Some(ORDINARY), Some(ORDINARY)).unwrap();
+            }
+            give(&self.dir);
         }
     }
 
@@ -89,6 +91,7 @@ impl World {
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
             .env("HOME", self.root.join("home"))
+            .env("XDG_CONFIG_HOME", self.root.join("home/.config"))
             .env("AGENTFS_HOME", self.root.join("histories"))
             .current_dir(&self.dir)
             .stdin(Stdio::null());
@@ -189,7 +192,13 @@ impl Drop for World {
         for point in below.into_iter().rev() {
             let _ = Command::new("umount").arg("-l").arg(point).status();
         }
-        let _ = fs::remove_dir_all(&self.root);
+        // What runs on in the background may write once more.
+        for _ in 0..20 {
+            if fs::remove_dir_all(&self.root).is_ok() || !self.root.exists() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
     }
 }
 

@@ -33,11 +33,23 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let exit = match run(args.into_iter().collect()).and_then(answer) {
         Ok(exit) => exit,
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "agentfs: {failure}");
+            let _ = writeln!(io::stderr(), "agentfs: {}", one_line(&failure.to_string()));
             failure.exit
         }
     };
     ExitCode::from(exit as u8)
+}
+
+/// Names in it may hold anything, line ends too.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line
 }
 
 fn run(args: Vec<OsString>) -> Result<Reply, Failure> {

@@ -146,7 +146,10 @@ impl Batch {
 
     /// Writes the body of an object to `out` and tells its length, in bounded memory.
     pub fn copy(&mut self, name: &[u8], out: &mut dyn Write) -> Result<Option<u64>, Failure> {
-        let lost = |error: std::io::Error| Failure::new(format!("git cat-file: {error}"));
+        let lost = |error: std::io::Error| {
+            Failure::new(format!("cannot read the store: git cat-file: {error}"))
+                .advise("see `agentfs verify`")
+        };
         let Some(ask) = self.ask.as_mut() else {
             return Ok(None);
         };
@@ -155,6 +158,9 @@ impl Batch {
             .map_err(lost)?;
         let mut line = Vec::new();
         self.answer.read_until(b'\n', &mut line).map_err(lost)?;
+        if line.is_empty() {
+            return Err(lost(std::io::ErrorKind::UnexpectedEof.into()));
+        }
         let words = String::from_utf8_lossy(&line);
         let mut words = words.split_whitespace().rev();
         let Some(size) = words.next().and_then(|word| word.parse::<u64>().ok()) else {
@@ -166,7 +172,7 @@ impl Batch {
         self.answer.read_exact(&mut end).map_err(lost)?;
         match copied == size {
             true => Ok(Some(size)),
-            false => Err(Failure::new("git cat-file ended early")),
+            false => Err(lost(std::io::ErrorKind::UnexpectedEof.into())),
         }
     }
 

@@ -22,6 +22,7 @@ pub mod manage;
 pub mod note;
 pub mod objects;
 pub mod oid;
+pub mod plan;
 pub mod project;
 pub mod read;
 pub mod record;

@@ -24,6 +24,45 @@ use crate::sys;
 /// The branch that a project begins on.
 pub const MAIN: &str = "main";
 
+/// What a store's configuration has beyond what git writes into a new one.
+const CONFIG: &str = "\
+[core]
+\tlogAllRefUpdates = false
+\tcommitGraph = true
+[gc]
+\tauto = 0
+[receive]
+\tdenyCurrentBranch = ignore
+[commitGraph]
+\treadChangedPaths = true
+[fsck]
+";
+
+/// What `git fsck` thinks no commit should hold and a working directory may: names that some other
+/// system takes for `.git`, and files of git's own that are links, directories or nonsense.
+const TOLERATED: [&str; 10] = [
+    "hasDotgit",
+    "gitmodulesBlob",
+    "gitmodulesLarge",
+    "gitmodulesMissing",
+    "gitmodulesName",
+    "gitmodulesParse",
+    "gitmodulesPath",
+    "gitmodulesSymlink",
+    "gitmodulesUpdate",
+    "gitmodulesUrl",
+];
+
+/// The same since git 2.39; an older one refuses to run when it reads of them.
+const TOLERATED_LATER: [&str; 6] = [
+    "gitattributesBlob",
+    "gitattributesLarge",
+    "gitattributesLineLength",
+    "gitattributesSymlink",
+    "gitignoreSymlink",
+    "mailmapSymlink",
+];
+
 /// A directory with a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Project {
@@ -187,23 +226,23 @@ impl Project {
     }
 
     fn make_store(&self) -> Result<(), Failure> {
+        let failed = |error| Failure::at("cannot create the store", &self.store, error);
         let branch = format!("--initial-branch={MAIN}");
         git::run(
             &mut self
                 .git()
                 .command(["init", "--bare", "--quiet", "--template=", &branch]),
         )?;
-        for pair in [
-            "core.logAllRefUpdates=false",
-            "gc.auto=0",
-            "receive.denyCurrentBranch=ignore",
-            "core.commitGraph=true",
-            "commitGraph.readChangedPaths=true",
-        ] {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            self.git().output(["config", key, value])?;
+        let config = self.store.join("config");
+        let mut text = fs::read_to_string(&config).map_err(failed)?;
+        text.push_str(CONFIG);
+        let later = format!("fsck.{}=ignore", TOLERATED_LATER[0]);
+        let knows_later = self.git().output(["-c", &later, "fsck"]).is_ok();
+        let later = TOLERATED_LATER.iter().filter(|_| knows_later);
+        for message in TOLERATED.iter().chain(later) {
+            text.push_str(&format!("\t{message} = ignore\n"));
         }
-        Ok(())
+        fs::write(&config, text).map_err(failed)
     }
 
     /// Notes name and directory; from then on the store belongs to the directory.

@@ -29,6 +29,17 @@ const ATTEMPTS: u32 = 3;
 /// How the temporary names of a restore begin: never part of a project.
 pub const TEMPORARY: &[u8] = b".agentfs-restore-";
 
+/// Whether a restore gives such a name: process and number behind the beginning.
+fn is_temporary(name: &[u8]) -> bool {
+    let numbers = name.strip_prefix(TEMPORARY).unwrap_or_default();
+    let mut numbers = numbers.split(|byte| *byte == b'-');
+    let mut is_number = || {
+        let digits = numbers.next().unwrap_or_default();
+        !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+    };
+    is_number() && is_number() && numbers.next().is_none()
+}
+
 /// How much a scan may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
@@ -220,7 +231,7 @@ impl Scanner<'_> {
             self.leave_out(Reason::Special);
             return Ok(None);
         }
-        if name.as_bytes().starts_with(TEMPORARY) {
+        if is_temporary(name.as_bytes()) {
             self.out.strays.push(self.path.clone());
             return Ok(None);
         }

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::note::{Change, Checkpoint, Note};
 use super::oid::Oid;
+use super::plan::Scope;
 use super::project::Project;
 use super::reference::Resolver;
 use super::restore::{self, Restored};
@@ -52,7 +53,13 @@ pub fn restore(dir: &Path, reference: &str, paths: &[PathBuf]) -> Result<Restore
         restored: Some(to.note.id.clone()),
         ..Note::default()
     };
-    restore::restore(&mut Writer::insist(&project)?, &to, &paths, note, false)
+    restore::restore(
+        &mut Writer::insist(&project)?,
+        &to,
+        &Scope::below(paths),
+        note,
+        false,
+    )
 }
 
 /// The files that changed from one reference to another, or to the directory as it is now.

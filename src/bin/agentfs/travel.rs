@@ -13,9 +13,10 @@ use super::commit;
 use super::history;
 use super::note::{Checkpoint, Note};
 use super::objects::Objects;
+use super::plan::{self, Plan, Scope};
 use super::project::Project;
 use super::reference::Resolver;
-use super::restore::{self, Paths, Plan, Restored, shown};
+use super::restore::{self, Restored, shown};
 use super::terminal::Painter;
 use super::tree::Extras;
 use super::writer::{Writer, now_ms};
@@ -45,7 +46,7 @@ pub fn restore(given: &mut Given) -> Result<Reply, Failure> {
         restored: Some(to.note.id.clone()),
         ..Note::default()
     };
-    go(given, &project, &to, &paths, note)
+    go(given, &project, &to, &Scope::below(paths), note)
 }
 
 /// Refuses a path that is neither in the checkpoint nor in the directory: it is misspelt.
@@ -54,14 +55,7 @@ fn check_known(project: &Project, to: &Checkpoint, path: &[u8]) -> Result<(), Fa
     if path.is_empty() || on_disk.symlink_metadata().is_ok() {
         return Ok(());
     }
-    let mut command = project
-        .git()
-        .command(["ls-tree", "-z", "--name-only", "--full-tree"]);
-    command
-        .arg(to.tree.to_string())
-        .arg("--")
-        .arg(history::literal(path));
-    match super::git::run(&mut command)?.stdout.is_empty() {
+    match !plan::holds(project, to, path)? {
         true => Err(Failure::at(
             "no such file",
             &on_disk,
@@ -77,12 +71,12 @@ fn go(
     given: &Given,
     project: &Project,
     to: &Checkpoint,
-    paths: &Paths,
+    scope: &Scope,
     note: Note,
 ) -> Result<Reply, Failure> {
     let dry_run = given.flag("dry-run");
     let mut writer = Writer::insist(project)?;
-    let done = restore::restore(&mut writer, to, paths, note, dry_run)?;
+    let done = restore::restore(&mut writer, to, scope, note, dry_run)?;
     drop(writer);
     Ok(told(given, to, &done, dry_run))
 }
@@ -157,27 +151,14 @@ pub fn undo(given: &mut Given) -> Result<Reply, Failure> {
         .parent
         .ok_or_else(|| Failure::new("the first checkpoint cannot be undone"))?;
     let before = commit::read(&project, &Objects::new(&project.store), parent)?;
-    let pairs = history::pairs(&project, std::slice::from_ref(done))?;
-    let changes = history::changes(&project, &pairs, None)?
-        .pop()
-        .unwrap_or_default();
-    let mut paths: Vec<Vec<u8>> = changes.into_iter().map(|change| change.path).collect();
-    paths.extend(restore::extras_changed(&project, &before, done)?);
-    if paths.is_empty() {
-        let version = before.note.version;
-        return Err(
-            Failure::new("what it changed is everywhere, as permissions of all files are").advise(
-                format!("`agentfs restore v{version}` brings back all there was before"),
-            ),
-        );
-    }
+    let scope = plan::changed(&project, &before, done)?;
     let what = render::subject(&done.note.message);
     let note = Note {
         message: format!("undo v{}: {what}", done.note.version),
         restored: Some(before.note.id.clone()),
         ..Note::default()
     };
-    go(given, &project, &before, &paths, note)
+    go(given, &project, &before, &scope, note)
 }
 
 pub fn branch(given: &mut Given) -> Result<Reply, Failure> {

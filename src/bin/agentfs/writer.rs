@@ -214,7 +214,9 @@ impl<'a> Writer<'a> {
     fn recorded_extras(&self) -> Result<Oid, Failure> {
         match &self.tip {
             Some(tip) if tip.commit != self.index.commit => {
-                let name = format!("{}^2:{}", tip.commit, commit::EXTRAS);
+                // The first checkpoint's only parent is its side commit.
+                let side = tip.side.unwrap_or(tip.commit);
+                let name = format!("{side}:{}", commit::EXTRAS);
                 let bytes = self.project.git().batch()?.get(name.as_bytes())?;
                 let written = self.objects.write(Kind::Blob, &bytes.unwrap_or_default());
                 written.map_err(|error| self.failed(error))
