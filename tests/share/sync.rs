@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -316,6 +317,87 @@ fn the_user_s_own_configuration_says_how_to_get_there_and_runs_no_hooks() {
     let again = a.try_run(["sync", "push"]);
     assert!(again.status.success() && again.stderr.is_empty());
     assert!(a.run(["sync", "pull"]).contains("nothing new"));
+}
+
+#[test]
+fn a_line_from_another_host_is_called_after_it() {
+    let world = World::new();
+    let remote = world.remote();
+    let (a, b) = two(&world, &remote);
+    let script = a.home.join("ssh");
+    fs::write(
+        &script,
+        "#!/bin/sh\nfor last; do :; done\nexec sh -c \"$last\"\n",
+    )
+    .unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&script, executable).unwrap();
+    let address = format!("me@box.example.org:{}", text(&remote));
+    let over_ssh = |args: &[&str]| {
+        let mut command = a.command(args);
+        let output = command.env("GIT_SSH_COMMAND", &script).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    b.checkpoint("f", "b");
+    b.run(["sync", "push"]);
+    a.checkpoint("f", "a");
+    let said = over_ssh(&["sync", "pull", &address]);
+    assert!(said.contains("agentfs switch main-box"), "{said}");
+    // A line that is continued without being here, over a real connection.
+    a.run(["gc", "--keep-last", "1"]);
+    a.checkpoint("f", "a2");
+    over_ssh(&["sync", "push"]);
+    assert!(over_ssh(&["sync", "status"]).contains("the same on both sides"));
+    assert!(all_ids(&remote).is_superset(&all_ids(&a.store())));
+    git(&remote, ["fsck", "--full", "--strict"]);
+}
+
+#[test]
+fn a_remote_cannot_write_where_it_should_not() {
+    let world = World::new();
+    let remote = world.remote();
+    let a = world.machine("a");
+    a.write("f", "0");
+    a.run(["init"]);
+    a.run(["sync", "push", text(&remote)]);
+    let made = |args: &[&str], input: &[u8]| {
+        let mut command = std::process::Command::new("git");
+        let command = command
+            .args(args)
+            .current_dir(&remote)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    for (number, name) in ["..", ".git"].iter().enumerate() {
+        let tree = git(&remote, ["rev-parse", "main^{tree}"]);
+        let row = |name: &str| {
+            let oid: Vec<u8> = (0..20)
+                .map(|at| u8::from_str_radix(&tree[2 * at..2 * at + 2], 16).unwrap())
+                .collect();
+            [format!("40000 {name}\0").into_bytes(), oid].concat()
+        };
+        let tree = made(
+            &["hash-object", "-w", "-t", "tree", "--literally", "--stdin"],
+            &row(name),
+        );
+        let commit = git(&remote, ["cat-file", "commit", "main"]);
+        let commit = commit.replacen(&commit[5..45], &tree, 1);
+        let commit = made(
+            &["hash-object", "-w", "-t", "commit", "--stdin"],
+            commit.as_bytes(),
+        );
+        git(&remote, ["update-ref", "refs/heads/evil", &commit]);
+        let dir = format!("clone{number}");
+        let output = a.try_run(["clone", "--from", text(&remote), &dir]);
+        assert!(!output.status.success(), "{name}");
+        assert!(!a.project.join(&dir).exists());
+    }
 }
 
 #[test]

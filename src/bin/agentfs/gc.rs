@@ -148,7 +148,7 @@ fn told(given: &Given, plan: &Plan, stored: Option<(Stored, Stored)>) -> Reply {
         return Reply::Json(json!({
             "dry_run": stored.is_none(),
             "removed": plan.removed.iter().map(row).collect::<Value>(),
-            "kept": plan.kept.len(),
+            "kept": (!plan.lines.is_empty()).then_some(plan.kept.len()),
             "bytes_before": stored.map(|(before, _)| before),
             "bytes_after": stored.map(|(_, after)| after),
         }));
@@ -169,6 +169,9 @@ fn told(given: &Given, plan: &Plan, stored: Option<(Stored, Stored)>) -> Reply {
     let count = size::count(plan.removed.len() as u64, "checkpoint");
     let kept = plan.kept.len();
     out.push_str(&match stored {
+        None if plan.lines.is_empty() => {
+            "nothing would be removed: neither --keep-last nor --older-than is given\n".into()
+        }
         None => format!("{count} would be removed, {kept} kept; nothing was done\n"),
         Some((before, after)) => {
             let removed = match plan.lines.is_empty() {
@@ -184,13 +187,12 @@ fn told(given: &Given, plan: &Plan, stored: Option<(Stored, Stored)>) -> Reply {
 
 // ---- packing only -----------------------------------------------------------------------------
 
-/// One pack of everything, of what no branch leads to as well.
+/// Packs everything and removes nothing.
 fn pack_all(project: &Project) -> Result<(), Failure> {
     maintenance::pack(project)?;
     if Stored::of(project)?.packs > 1 {
         check_room(project)?;
-        let args = ["repack", "-q", "-a", "-d", "-l", "--keep-unreachable"];
-        git::run(&mut maintenance::packing(project, args))?;
+        maintenance::pack_whole(project)?;
         maintenance::keep_at_hand(project)?;
     }
     maintenance::index(project, "--split=replace")

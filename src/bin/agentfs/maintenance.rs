@@ -205,11 +205,23 @@ pub fn pack(project: &Project) -> Result<(), Failure> {
         pack_loose(project)?;
     }
     if stored.packs >= PACKS && free > stored.loose + stored.packed + RESERVE {
-        let args = ["repack", "-q", "-d", "--geometric=2"];
-        git::run(&mut packing(project, args))?;
+        let merged = git::run(&mut packing(
+            project,
+            ["repack", "-q", "-d", "--geometric=2"],
+        ));
+        if merged.is_err() {
+            // Git before 2.33 cannot do that.
+            pack_whole(project)?;
+        }
     }
     keep_at_hand(project)?;
     index(project, "--split")
+}
+
+/// One pack of everything, of what no branch leads to as well.
+pub fn pack_whole(project: &Project) -> Result<(), Failure> {
+    let args = ["repack", "-q", "-a", "-d", "-l", "--keep-unreachable"];
+    git::run(&mut packing(project, args)).map(|_| ())
 }
 
 /// Stores the newest checkpoint's commit loose again: every checkpoint begins with reading it, and only

@@ -589,8 +589,10 @@ impl Pulls<'_, '_, '_> {
             return Ok(());
         };
         let line = self.grafter.onto(theirs, nearest(theirs, &self.ours))?;
-        self.set(&ours, line)?;
+        // Noted first: a branch without its counterpart would be kept and pushed once more.
         self.remote.goes_with(&ours, name);
+        self.remote.remember()?;
+        self.set(&ours, line)?;
         let count = size::count(theirs.len() as u64, "checkpoint");
         let said = match apart {
             None => format!("{count} pulled"),
