@@ -14,7 +14,7 @@ use super::ignore::Ignore;
 use super::note::{Checkpoint, Note};
 use super::objects::{Kind, Objects};
 use super::oid::Oid;
-use super::project::{Project, replace};
+use super::project::Project;
 use super::scan::{self, Budget, LeftOut};
 use super::tree::{Dir, Extras, Index};
 use super::{commit, refs};
@@ -136,7 +136,10 @@ impl<'a> Writer<'a> {
     /// Writes the index if it changed. Without a checkpoint a failure costs only time later.
     pub fn save(&mut self) -> Result<(), Failure> {
         if self.index_changed {
-            replace(&self.project.own("index"), &self.index.encode())
+            // Under the lock one name is enough, and what a kill leaves is taken over.
+            let (new, index) = (self.project.own("index.new"), self.project.own("index"));
+            fs::write(&new, self.index.encode())
+                .and_then(|()| fs::rename(&new, index))
                 .map_err(|error| self.failed(error))?;
             self.index_changed = false;
         }
