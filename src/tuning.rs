@@ -17,8 +17,8 @@ pub fn drop_umask() {
     unsafe { libc::umask(0) };
 }
 
-/// Every open session costs a descriptor; the soft limit is often 1,024.
-fn raise_descriptor_limit() -> io::Result<()> {
+/// Every open session, and every directory that a scan is in, costs a descriptor; the soft limit is often 1,024.
+pub fn raise_descriptor_limit() -> io::Result<()> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,

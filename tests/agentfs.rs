@@ -10,6 +10,7 @@ mod agentfs {
     mod tree;
     mod world;
 
+    mod faults;
     mod round_trip;
     mod surroundings;
 }

@@ -114,7 +114,25 @@ impl World {
 
     #[track_caller]
     pub fn init(&self) -> Value {
-        self.json(["init"])
+        let made = self.json(["init"]);
+        self.settle();
+        made
+    }
+
+    /// Waits for what goes on in the background.
+    pub fn settle(&self) {
+        let histories = self.root.join("histories");
+        let histories = histories.as_os_str().as_encoded_bytes();
+        let is_busy = || {
+            let mut processes = fs::read_dir("/proc").unwrap().flatten();
+            processes.any(|process| {
+                let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+                line.windows(histories.len()).any(|part| part == histories)
+            })
+        };
+        while is_busy() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 
     /// Makes a checkpoint; null when nothing has changed.
@@ -192,13 +210,8 @@ impl Drop for World {
         for point in below.into_iter().rev() {
             let _ = Command::new("umount").arg("-l").arg(point).status();
         }
-        // What runs on in the background may write once more.
-        for _ in 0..20 {
-            if fs::remove_dir_all(&self.root).is_ok() || !self.root.exists() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+        self.settle();
+        let _ = fs::remove_dir_all(&self.root);
     }
 }
 

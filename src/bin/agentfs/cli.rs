@@ -14,7 +14,7 @@ use super::{clone, gc, hook, maintenance, manage, read, sync, travel, verify, wa
 use crate::completions::Shell;
 use crate::exit::{Exit, Failure};
 use crate::usage::{self, Given, Parsed, one_of};
-use crate::{man, signals};
+use crate::{man, signals, tuning};
 
 /// What a command answers.
 pub enum Reply {
@@ -142,6 +142,7 @@ fn ordered(mut args: Vec<OsString>) -> Vec<OsString> {
 fn answer(reply: Reply) -> Result<Exit, Failure> {
     // Not before: a git that has gone is a failure, which a hook survives.
     signals::end_on_broken_pipe();
+    let _ = tuning::raise_descriptor_limit();
     let mut exit = Exit::Done;
     let written = match reply {
         Reply::Text(text) => terminal::show(&text),

@@ -41,6 +41,16 @@ impl Kind {
     }
 }
 
+/// Why a file is not stored.
+#[derive(Debug)]
+pub enum FileError {
+    /// Of the file: `UnexpectedEof` when it has fewer bytes.
+    Read(io::Error),
+    /// Its bytes changed between being hashed and being stored.
+    Changed,
+    Store(io::Error),
+}
+
 /// The object directory of a git directory.
 pub struct Objects {
     dir: PathBuf,
@@ -68,13 +78,12 @@ impl Objects {
         Ok(oid)
     }
 
-    /// Stores the first `size` bytes of a file as a blob, in bounded memory. `UnexpectedEof` when it
-    /// has fewer, `Interrupted` when they changed between being hashed and being stored.
-    pub fn write_file(&self, file: &File, size: u64) -> io::Result<Oid> {
+    /// Stores the first `size` bytes of a file as a blob, in bounded memory.
+    pub fn write_file(&self, file: &File, size: u64) -> Result<Oid, FileError> {
         if size <= PIECE as u64 {
             let mut body = vec![0; size as usize];
-            file.read_exact_at(&mut body, 0)?;
-            return self.write(Kind::Blob, &body);
+            file.read_exact_at(&mut body, 0).map_err(FileError::Read)?;
+            return self.write(Kind::Blob, &body).map_err(FileError::Store);
         }
         let header = header(Kind::Blob, size);
         let mut sha = Sha1::new().chain_update(&header);
@@ -83,21 +92,30 @@ impl Objects {
             Ok(())
         })?;
         let oid = finish(sha);
-        if !self.has_loose(oid) {
-            let mut again = Sha1::new().chain_update(&header);
-            self.put(oid, |out| {
-                out.write_all(&header)?;
-                pieces(file, size, |piece| {
-                    again.update(piece);
-                    out.write_all(piece)
-                })?;
-                match finish(again) == oid {
-                    true => Ok(()),
-                    false => Err(io::ErrorKind::Interrupted.into()),
-                }
-            })?;
+        if self.has_loose(oid) {
+            return Ok(oid);
         }
-        Ok(oid)
+        let mut again = Sha1::new().chain_update(&header);
+        let mut unread = None;
+        let put = self.put(oid, |out| {
+            out.write_all(&header)?;
+            let read = pieces(file, size, |piece| {
+                again.update(piece);
+                out.write_all(piece)
+            });
+            match read {
+                Err(FileError::Store(error)) => Err(error),
+                Ok(()) if finish(again) == oid => Ok(()),
+                other => {
+                    unread = Some(other.err().unwrap_or(FileError::Changed));
+                    Err(io::ErrorKind::Interrupted.into())
+                }
+            }
+        });
+        match (put, unread) {
+            (_, Some(error)) => Err(error),
+            (put, None) => put.map(|()| oid).map_err(FileError::Store),
+        }
     }
 
     /// The body of a loose object; `NotFound` when it is packed or absent.
@@ -129,12 +147,16 @@ impl Objects {
         let temporary = self
             .dir
             .join(format!("tmp_obj_{}_{number}", std::process::id()));
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o444)
-            .open(&temporary)?;
+        let create = || {
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(0o444);
+            options.open(&temporary)
+        };
+        let file = create().or_else(|error| match error.kind() {
+            // Of a process that was killed and had this one's number.
+            io::ErrorKind::AlreadyExists => fs::remove_file(&temporary).and_then(|()| create()),
+            _ => Err(error),
+        })?;
         let mut out = ZlibEncoder::new(file, Compression::fast());
         let done = body(&mut out)
             .and_then(|()| out.finish())
@@ -167,13 +189,18 @@ fn finish(sha: Sha1) -> Oid {
     Oid(sha.finalize().into())
 }
 
-fn pieces(file: &File, size: u64, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+fn pieces(
+    file: &File,
+    size: u64,
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), FileError> {
     let mut piece = vec![0; PIECE];
     let mut at = 0;
     while at < size {
         let length = PIECE.min((size - at) as usize);
-        file.read_exact_at(&mut piece[..length], at)?;
-        each(&piece[..length])?;
+        let piece = &mut piece[..length];
+        file.read_exact_at(piece, at).map_err(FileError::Read)?;
+        each(piece).map_err(FileError::Store)?;
         at += length as u64;
     }
     Ok(())

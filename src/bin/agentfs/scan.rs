@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::ignore::{Ignore, Verdict};
-use super::objects::{Kind, Objects};
+use super::objects::{FileError, Kind, Objects};
 use super::oid::Oid;
 use super::tree::{Dir, Entry, Leaf, Node, Stamp};
 use crate::exit::Failure;
@@ -330,11 +330,13 @@ impl Scanner<'_> {
                 Ok(oid) if quiet || attempt == ATTEMPTS => {
                     return Ok(self.leaf(stamp, oid, quiet));
                 }
-                Err(error) if quiet && sys::is(&error, libc::EIO) => {
+                Err(FileError::Store(error)) => return Err(ReadError::from_store(error)),
+                Err(FileError::Read(error)) if quiet || attempt == ATTEMPTS => {
                     return Err(ReadError::Unreadable(error));
                 }
-                Err(error) if quiet => return Err(ReadError::from_store(error)),
-                Err(error) if attempt == ATTEMPTS => return Err(ReadError::Unreadable(error)),
+                Err(FileError::Changed) if attempt == ATTEMPTS => {
+                    return Err(ReadError::Unreadable(io::ErrorKind::Interrupted.into()));
+                }
                 _ => stamp = after,
             }
             if !stamp.is(libc::S_IFREG) {

@@ -14,7 +14,7 @@ use super::ignore::Ignore;
 use super::note::{Checkpoint, Note};
 use super::objects::{Kind, Objects};
 use super::oid::Oid;
-use super::project::{Project, replace};
+use super::project::Project;
 use super::scan::{self, Budget, LeftOut};
 use super::tree::{Dir, Extras, Index};
 use super::{commit, refs};
@@ -99,6 +99,7 @@ impl<'a> Writer<'a> {
 
     /// Whether what was scanned differs from the newest checkpoint.
     pub fn differs(&mut self) -> Result<bool, Failure> {
+        self.seal()?;
         let Some(tip) = &self.tip else {
             return Ok(true);
         };
@@ -111,6 +112,7 @@ impl<'a> Writer<'a> {
     /// Makes a checkpoint of what was scanned, whether it differs or not. Gives the note its id,
     /// version and time.
     pub fn commit(&mut self, mut note: Note) -> Result<&Checkpoint, Failure> {
+        self.seal()?;
         let extras = self.extras()?;
         let tree = self.index.root.oid;
         if tree == Oid::EMPTY_TREE {
@@ -136,7 +138,10 @@ impl<'a> Writer<'a> {
     /// Writes the index if it changed. Without a checkpoint a failure costs only time later.
     pub fn save(&mut self) -> Result<(), Failure> {
         if self.index_changed {
-            replace(&self.project.own("index"), &self.index.encode())
+            // Under the lock one name is enough, and what a kill leaves is taken over.
+            let (new, index) = (self.project.own("index.new"), self.project.own("index"));
+            fs::write(&new, self.index.encode())
+                .and_then(|()| fs::rename(&new, index))
                 .map_err(|error| self.failed(error))?;
             self.index_changed = false;
         }
@@ -146,10 +151,15 @@ impl<'a> Writer<'a> {
     /// Lets the index say what the caller has done to the directory.
     pub fn edit_index(&mut self, edit: impl FnOnce(&mut Dir)) -> Result<(), Failure> {
         edit(&mut self.index.root);
-        let sealed = self.index.root.seal_changed(&self.objects);
-        sealed.map_err(|error| self.failed(error))?;
+        self.seal()?;
         self.index_changed = true;
         Ok(())
+    }
+
+    /// An edit may have failed before its trees were written, and they have no names then.
+    fn seal(&mut self) -> Result<(), Failure> {
+        let sealed = self.index.root.seal_changed(&self.objects);
+        sealed.map_err(|error| self.failed(error))
     }
 
     /// Goes on from another branch.
