@@ -209,6 +209,12 @@ impl Event {
         ]
     }
 
+    /// Whether the client itself speaks in a user's place, about a task in the background.
+    fn is_notice(&self) -> bool {
+        let prompt = self.prompt.as_deref().unwrap_or_default();
+        self.kind == Kind::Prompt && prompt.starts_with("<task-notification>")
+    }
+
     /// Whether it is about a tool that may write.
     fn of_writer(&self) -> bool {
         let tool = self.tool.as_deref();
@@ -439,9 +445,11 @@ impl State {
 
     /// Takes in what happened.
     pub fn fold(&mut self, event: &Event) {
+        let goes_on = self.goes_on(event);
         self.note_session(event);
         let session = event.session.as_deref();
         match event.kind {
+            Kind::Prompt if goes_on => {}
             Kind::PreTool => self.open(event),
             Kind::PostTool | Kind::ToolFailure => self.close(event),
             // A turn that was interrupted ends without `Stop`.
@@ -591,6 +599,13 @@ impl State {
             .find(|session| Some(session.id.as_str()) == id)
     }
 
+    /// Whether a prompt begins no turn: the client says in the middle of one that a background task
+    /// is done, or hands on what was typed meanwhile.
+    fn goes_on(&self, event: &Event) -> bool {
+        let session = self.session(event.session.as_deref());
+        event.is_notice() || session.is_some_and(|session| session.knows(&event.prompt_id))
+    }
+
     fn note_session(&mut self, event: &Event) {
         let Some(id) = &event.session else {
             return;
@@ -612,12 +627,19 @@ impl State {
         if session.ended {
             session.prompts.clear();
         }
-        if event.kind == Kind::Prompt {
-            session.prompts.push(Prompt {
+        if event.kind == Kind::Prompt && !session.knows(&event.prompt_id) {
+            let asked = Prompt {
                 id: event.prompt_id.clone(),
                 text: event.prompt.clone(),
                 sum: event.prompt_sum.clone(),
+            };
+            // A notice is no user's: it leads on with what was asked before.
+            let before = session.prompts.last().filter(|_| event.is_notice());
+            let asked = before.map_or(asked.clone(), |before| Prompt {
+                id: asked.id,
+                ..before.clone()
             });
+            session.prompts.push(asked);
             let many = session.prompts.len().saturating_sub(PROMPTS);
             session.prompts.drain(..many);
         }
@@ -675,6 +697,11 @@ impl State {
 }
 
 impl Session {
+    /// Whether a prompt of this id was submitted; old clients give none.
+    fn knows(&self, prompt: &Option<String>) -> bool {
+        prompt.is_some() && self.prompts.iter().any(|known| known.id == *prompt)
+    }
+
     fn to_json(&self) -> Value {
         let prompt =
             |prompt: &Prompt| json!({"id": prompt.id, "text": prompt.text, "sha256": prompt.sum});
@@ -1206,6 +1233,38 @@ mod tests {
             ]
         );
         assert_eq!(state.prompt_sum(&calls[0]), Some(sum("first")));
+    }
+
+    #[test]
+    fn a_notice_about_a_task_neither_ends_a_turn_nor_is_what_was_asked() {
+        let prompt = |id: &str, text: &str| Event {
+            prompt_id: Some(id.to_owned()),
+            prompt: Some(text.to_owned()),
+            ..event(Kind::Prompt, "s", 0)
+        };
+        let in_turn = |id: &str, event: Event| Event {
+            prompt_id: Some(id.to_owned()),
+            ..event
+        };
+        let notice = "<task-notification>\n<task-id>a21781</task-id>";
+        let mut state = State::default();
+        hook(&mut state, &prompt("1", "build it"));
+        hook(&mut state, &in_turn("1", tool(Kind::PreTool, "s", "a", 1)));
+        for _ in 0..2 * PROMPTS {
+            hook(&mut state, &prompt("1", notice));
+        }
+        hook(&mut state, &prompt("1", "and test it"));
+        assert_eq!(named(&state, &event(Kind::Other, "s", 2)), ["a"], "it runs");
+        // One that comes between turns begins one of its own.
+        hook(&mut state, &in_turn("1", event(Kind::Stop, "s", 3)));
+        hook(&mut state, &prompt("2", notice));
+        for turn in ["1", "2"] {
+            let call = in_turn(turn, tool(Kind::PostTool, "s", turn, 4));
+            state.fold(&call);
+            let calls = state.responsible(Some(&call), 4);
+            let own = calls.iter().find(|call| call.id.as_deref() == Some(turn));
+            assert_eq!(own.unwrap().prompt.as_deref(), Some("build it"), "{turn}");
+        }
     }
 
     #[test]

@@ -257,18 +257,6 @@ pub fn count(project: &Project) -> Result<u64, Failure> {
     Ok(count.saturating_sub(1))
 }
 
-/// Bytes that the objects of a store take on the disk.
-pub fn stored_bytes(project: &Project) -> Result<u64, Failure> {
-    let printed = project.git().output(["count-objects", "-v"])?;
-    let printed = String::from_utf8_lossy(&printed);
-    let number = |name: &str| {
-        let line = printed.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|number| number.trim().parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    Ok((number("size:") + number("size-pack:")) * 1024)
-}
-
 /// A file's difference between two trees, as text.
 pub struct Diff {
     pub path: Vec<u8>,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::cli::{self, Reply};
 use super::history;
+use super::maintenance::Stored;
 use super::note::{Checkpoint, Note, Trigger};
 use super::project::{self, Project};
 use super::record;
@@ -88,7 +89,8 @@ pub fn status(given: &mut Given) -> Result<Reply, Failure> {
         Some(_) => history::count(&project)?,
         None => 0,
     };
-    let stored = history::stored_bytes(&project)?;
+    let stored = Stored::of(&project)?;
+    let stored = stored.loose + stored.packed;
     let troubles = hook::troubles(&project, 5);
     if given.flag("json") {
         return Ok(Reply::Json(json!({
