@@ -526,6 +526,22 @@ fn whatever_two_machines_do_no_line_is_lost() {
                     let name = format!("f{}", rng.below(3));
                     made.insert(machine.checkpoint(&name, &format!("{seed} {step}")));
                 }
+                4..8 if rng.chance(25) => {
+                    let action = if rng.chance(50) { "push" } else { "pull" };
+                    let mut sync = machine.command(["sync", action, text(&remote)]);
+                    let sync = sync.stdout(Stdio::null()).stderr(Stdio::null());
+                    let mut sync = sync.process_group(0).spawn().unwrap();
+                    std::thread::sleep(Duration::from_millis(rng.below(100)));
+                    // SAFETY: takes plain numbers; the group is the child's own.
+                    unsafe { libc::kill(-(sync.id() as libc::pid_t), libc::SIGKILL) };
+                    sync.wait().unwrap();
+                    // The other side was killed too, and is not ours to tidy.
+                    for head in fs::read_dir(remote.join("refs/heads")).unwrap().flatten() {
+                        if head.path().extension().is_some_and(|end| end == "lock") {
+                            fs::remove_file(head.path()).unwrap();
+                        }
+                    }
+                }
                 4..6 => {
                     states(machine, "push", &remote);
                 }

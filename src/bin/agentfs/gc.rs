@@ -227,7 +227,12 @@ fn remove(project: &Project, rules: &Rules) -> Result<Plan, Failure> {
     shorten(&mut writer, &plan)?;
     forget_remote(project)?;
     // Before anything is deleted, so that the index of the history never names what is gone.
-    maintenance::index(project, "--split=replace")?;
+    if maintenance::index(project, "--split=replace").is_err() {
+        // It can be made again when there is room.
+        let graphs = project.store.join("objects/info/commit-graphs");
+        fs::remove_dir_all(&graphs)
+            .map_err(|error| Failure::at("cannot write to the store", &graphs, error))?;
+    }
     keep_index(&writer)?;
     if room.is_ok() {
         let args = ["repack", "-q", "-a", "-d", "-l"];

@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_secs(600);
 /// What nobody can be writing any more.
 const OLD: Duration = Duration::from_secs(3_600);
 /// Locks of names are held for moments.
-const OLD_LOCK: Duration = Duration::from_secs(60);
+const OLD_LOCK: Duration = Duration::from_secs(10);
 /// Quarantines of a push to this store, which may take long.
 const OLD_PUSH: Duration = Duration::from_secs(86_400);
 /// Packs from which on all are looked at for merging.
@@ -342,8 +342,10 @@ pub fn remove_leftovers(project: &Project) {
             let _ = fs::remove_file(path);
         }
     });
-    // Who indexes the history has the lock.
+    // Who indexes the history, fetches, or notes where from, has the lock.
+    let _ = fs::remove_file(project.store.join("config.lock"));
     remove_locks(&objects.join("info/commit-graphs"), Duration::ZERO);
+    remove_locks(&project.store.join("refs/remotes"), Duration::ZERO);
     remove_locks(&objects.join("info"), OLD_LOCK);
     remove_locks(&project.store.join("refs"), OLD_LOCK);
     each(&project.store, &mut |path, name, meta| {

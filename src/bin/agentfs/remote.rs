@@ -61,13 +61,9 @@ pub struct End {
 impl<'a> Remote<'a> {
     /// The remote that is meant: the one given, else the one remembered.
     pub fn new(project: &'a Project, word: Option<&OsStr>) -> Result<Remote<'a>, Failure> {
-        let known = || {
-            let url = project.git().output(["config", "remote.origin.url"]).ok()?;
-            Some(String::from_utf8_lossy(&url).trim_end().to_owned())
-        };
         let address = match word {
             Some(word) => address(word)?,
-            None => known().ok_or_else(|| {
+            None => remembered(project).ok_or_else(|| {
                 Failure::new("no remote is known").advise("give its address or path")
             })?,
         };
@@ -81,8 +77,10 @@ impl<'a> Remote<'a> {
 
     /// Remembers the remote and what is known of it.
     pub fn remember(&self) -> Result<(), Failure> {
-        let args = ["config", "remote.origin.url", &self.address];
-        self.project.git().output(args)?;
+        if remembered(self.project).as_ref() != Some(&self.address) {
+            let args = ["config", "remote.origin.url", &self.address];
+            self.project.git().output(args)?;
+        }
         self.notes.save(self.project, &self.address)
     }
 
@@ -373,6 +371,12 @@ impl Drop for Peer {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// The address of the last remote that worked.
+fn remembered(project: &Project) -> Option<String> {
+    let url = project.git().output(["config", "remote.origin.url"]).ok()?;
+    Some(String::from_utf8_lossy(&url).trim_end().to_owned())
 }
 
 /// The remote's branches as they were last seen.

@@ -213,6 +213,7 @@ fn nearest<'a>(
 fn push(project: &Project, remote: &mut Remote, is_json: bool) -> Result<Vec<Row>, Failure> {
     make_ready(&remote.address)?;
     let _lock = maintenance::insist(project)?;
+    maintenance::remove_leftovers(project);
     let mut said = String::new();
     for _ in 0..ATTEMPTS {
         let ours = history::lines(project)?;
@@ -444,6 +445,7 @@ fn said_pushed(count: usize, branch: &str, name: &str) -> String {
 
 fn pull(project: &Project, remote: &mut Remote) -> Result<Vec<Row>, Failure> {
     let _lock = maintenance::insist(project)?;
+    maintenance::remove_leftovers(project);
     let known = remote.known()?;
     let (theirs, foreign) = match known {
         Some(known) if has_all(project, remote, &known)? => (known, Vec::new()),
