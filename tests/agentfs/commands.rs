@@ -93,6 +93,21 @@ fn json_is_json() {
         let value = world.json(line.split(' '));
         assert_eq!(value.is_null(), line == "checkpoint nothing", "{line}");
     }
+    let moved = world.root.join("moved");
+    let named = world.dir.to_str().unwrap();
+    for line in [&["open"][..], &["close"], &["forget"], &["init", "again"]] {
+        assert_eq!(world.json(line.iter().copied())["dir"], named, "{line:?}");
+    }
+    fs::rename(&world.dir, &moved).unwrap();
+    let to = moved.to_str().unwrap();
+    let mut command = world.command(["relocate", to, "--json"]);
+    let told = Ran::of(command.current_dir(&moved)).json();
+    assert_eq!(told["dir"], to);
+}
+
+#[test]
+fn the_json_of_a_checkpoint_has_its_members_in_order() {
+    let world = recorded();
     let made = &world.json(["log", "--session", "one"])[0];
     let keys: Vec<&str> = made
         .as_object()
@@ -231,6 +246,22 @@ fn what_is_not_there_is_named_with_the_next_step() {
             .count(),
         0
     );
+}
+
+#[test]
+fn a_project_that_was_moved_is_told_how_to_go_on() {
+    let world = recorded();
+    let moved = world.root.join("moved");
+    fs::rename(&world.dir, &moved).unwrap();
+    let run = |line: &str| {
+        let mut command = world.command(line.split(' '));
+        Ran::of(command.current_dir(&moved))
+    };
+    run("status").complains(&["no project", "agentfs init", "agentfs relocate ."]);
+    assert!(run("list").ends(0).out.contains("gone"));
+    run("relocate .").ends(0);
+    assert!(run("status").ends(0).out.contains("as in the newest"));
+    run("restore v1 --dry-run").ends(0);
 }
 
 #[test]

@@ -141,6 +141,12 @@ fn a_prompt_that_a_hook_heard_needs_no_transcript() {
     }
     let log = world.json(["log", "--session", "one"]);
     assert_eq!(log[0]["prompt"], PROMPT);
+    // What takes some lines to ask is quoted to its end.
+    let long = "and then the next thing; ".repeat(12);
+    agent.ask(&long);
+    agent.write("next.rs", "y\n");
+    let said = world.run("blame next.rs:1").ends(0).out;
+    assert!(said.contains(long.trim()), "{said}");
 }
 
 #[test]

@@ -426,9 +426,9 @@ const WATCH: Usage = Usage {
         ),
     ],
     details: "\
-For editors and agents without hooks. While changes go on without a pause there is a checkpoint every
-minute, and a last one when the command is interrupted. Where the system does not let every directory
-be watched, it looks every ten seconds.",
+For editors and agents without hooks. While changes go on without a pause there is a checkpoint
+every minute, and a last one when the command is interrupted. Where the system does not let every
+directory be watched, it looks every ten seconds.",
     ..plain(
         "watch",
         "Make a checkpoint after each quiet moment",

@@ -149,18 +149,20 @@ pub fn status(given: &mut Given) -> Result<Reply, Failure> {
     Ok(Reply::Text(out))
 }
 
+/// A project and where it is, as JSON.
+fn place(project: &Project) -> Value {
+    json!({
+        "name": project.name,
+        "dir": project.dir.to_string_lossy(),
+        "store": project.store.to_string_lossy(),
+        "exists": project.dir.is_dir(),
+    })
+}
+
 pub fn list(given: &mut Given) -> Result<Reply, Failure> {
     let projects = project::all()?;
     if given.flag("json") {
-        let rows = projects.iter().map(|project| {
-            json!({
-                "name": project.name,
-                "dir": project.dir.to_string_lossy(),
-                "store": project.store.to_string_lossy(),
-                "exists": project.dir.is_dir(),
-            })
-        });
-        return Ok(Reply::Json(rows.collect()));
+        return Ok(Reply::Json(projects.iter().map(place).collect()));
     }
     if projects.is_empty() {
         return Ok(Reply::Text(
@@ -196,6 +198,9 @@ pub fn relocate(given: &mut Given) -> Result<Reply, Failure> {
         );
     }
     project.relocate(Path::new(&to))?;
+    if given.flag("json") {
+        return Ok(Reply::Json(place(&project)));
+    }
     let (from, to) = (from.display(), project.dir.display());
     Ok(Reply::Text(format!(
         "{}: {to} (was {from})\n",
@@ -230,6 +235,9 @@ fn moved(given: &Given, to: &Path) -> Result<Project, Failure> {
 pub fn forget(given: &mut Given) -> Result<Reply, Failure> {
     let project = cli::project_or_named(given)?;
     project.forget()?;
+    if given.flag("json") {
+        return Ok(Reply::Json(place(&project)));
+    }
     Ok(Reply::Text(format!(
         "{} is not recorded any more; its history stays in {}\n",
         project.dir.display(),
@@ -239,6 +247,9 @@ pub fn forget(given: &mut Given) -> Result<Reply, Failure> {
 
 pub fn nothing_to_mount(given: &mut Given) -> Result<Reply, Failure> {
     let project = cli::project_or_named(given)?;
+    if given.flag("json") {
+        return Ok(Reply::Json(place(&project)));
+    }
     Ok(Reply::Text(format!(
         "nothing to mount: work in {}\n",
         project.dir.display()

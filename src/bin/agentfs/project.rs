@@ -141,12 +141,13 @@ impl Project {
             None => current()?,
         };
         Project::around(&dir)?.ok_or_else(|| {
-            Failure::at(
-                "no project",
-                &paths::resolve(&dir),
-                "its changes are not recorded",
-            )
-            .advise("run `agentfs init` there")
+            let gone = all().is_ok_and(|all| all.iter().any(|project| !project.dir.is_dir()));
+            let next = match gone {
+                true => "run `agentfs init` there, or `agentfs relocate .` if it was moved",
+                false => "run `agentfs init` there",
+            };
+            let dir = paths::resolve(&dir);
+            Failure::at("no project", &dir, "its changes are not recorded").advise(next)
         })
     }
 

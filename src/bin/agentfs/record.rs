@@ -23,12 +23,10 @@ pub fn init(name: Option<&str>, dir: &Path, force: bool) -> Result<(Project, Che
     let around = Project::around(dir)?;
     if let Some(known) = around.filter(|known| Some(&known.dir) == dir.canonicalize().ok().as_ref())
     {
-        return Err(Failure::at(
-            "is recorded already",
-            &known.dir,
-            format!("as {}", known.name),
-        )
-        .advise("see `agentfs status`"));
+        return Err(
+            Failure::at("recorded already", &known.dir, format!("as {}", known.name))
+                .advise("see `agentfs status`"),
+        );
     }
     if let (false, Some(network)) = (force, project::network(dir)) {
         let reason = format!("it is on {network}, where every checkpoint asks for every file");

@@ -962,6 +962,9 @@ fn blamed(
     told.join("\n")
 }
 
+/// Lines of a terminal that what was asked or said may take where it is the answer.
+const QUOTED: usize = 8;
+
 fn told(origin: &Origin, columns: usize, paint: &Painter, zone: &dyn Fn(i64) -> Civil) -> String {
     let mut out = blamed_lines(origin, paint);
     out.push('\n');
@@ -1001,11 +1004,11 @@ fn told(origin: &Origin, columns: usize, paint: &Painter, zone: &dyn Fn(i64) -> 
                 .and(Ink::Plain, shared));
         }
         if let Some(prompt) = &call.prompt {
-            say(quoted("Prompt: ", prompt, paint, columns));
+            say(quoted("Prompt: ", prompt, paint, QUOTED * columns));
         }
     }
     if let Some(words) = origin.words {
-        say(quoted("Agent: ", words, paint, columns));
+        say(quoted("Agent: ", words, paint, QUOTED * columns));
     }
     if origin.calls.is_empty() && !origin.note.message.is_empty() {
         let message = paint.line(&origin.note.message);
