@@ -207,17 +207,16 @@ fn check_room(project: &Project) -> Result<(), Failure> {
 // ---- removing ---------------------------------------------------------------------------------
 
 fn remove(project: &Project, rules: &Rules) -> Result<Plan, Failure> {
-    let room = check_room(project);
-    if let Err(failure) = &room
-        && Stored::of(project)?.loose == 0
-    {
+    let has_room = match check_room(project) {
+        Ok(()) => {
+            // Most of the work, while others can still make checkpoints.
+            maintenance::pack(project)?;
+            true
+        }
         // Only what is loose can go without room to write the rest anew.
-        return Err(Failure::new(failure.message.clone()));
-    }
-    if room.is_ok() {
-        // Most of the work, while others can still make checkpoints.
-        maintenance::pack(project)?;
-    }
+        Err(failure) if Stored::of(project)?.loose == 0 => return Err(failure),
+        Err(_) => false,
+    };
     let writer = Writer::open(project, PATIENCE)?;
     let mut writer = writer.ok_or_else(|| {
         let reason = "another agentfs works on it";
@@ -226,26 +225,30 @@ fn remove(project: &Project, rules: &Rules) -> Result<Plan, Failure> {
     let plan = Plan::new(history::lines(project)?, rules);
     shorten(&mut writer, &plan)?;
     forget_remote(project)?;
-    // Before anything is deleted, so that the index of the history never names what is gone.
+    delete_unreachable(&writer, has_room)?;
+    trim_events(project, &plan)?;
+    Ok(plan)
+}
+
+/// Deletes what neither a branch nor the index leads to.
+fn delete_unreachable(writer: &Writer, has_room: bool) -> Result<(), Failure> {
+    let project = writer.project;
+    // First of all, so that the index of the history never names what is gone.
     if maintenance::index(project, "--split=replace").is_err() {
         // It can be made again when there is room.
         let graphs = project.store.join("objects/info/commit-graphs");
         fs::remove_dir_all(&graphs)
             .map_err(|error| Failure::at("cannot write to the store", &graphs, error))?;
     }
-    keep_index(&writer)?;
-    if room.is_ok() {
+    keep_index(writer)?;
+    if has_room {
         let args = ["repack", "-q", "-a", "-d", "-l"];
         git::run(&mut maintenance::packing(project, args))?;
     }
-    git::run(&mut maintenance::packing(
-        project,
-        ["prune", "--expire=now"],
-    ))?;
+    let args = ["prune", "--expire=now"];
+    git::run(&mut maintenance::packing(project, args))?;
     maintenance::keep_at_hand(project)?;
-    release_index(project)?;
-    trim_events(project, &plan)?;
-    Ok(plan)
+    release_index(project)
 }
 
 /// Lets every branch end in a line of the survivors.

@@ -233,12 +233,8 @@ fn push(project: &Project, remote: &mut Remote, is_json: bool) -> Result<Vec<Row
                     .advise("give an empty repository"),
             );
         }
-        if !remote.notes.warned && !is_json {
-            eprintln!(
-                "agentfs: {} gets all that the checkpoints hold, secrets in the directory too",
-                remote.address
-            );
-            remote.notes.warned = true;
+        if !is_json {
+            warn(remote);
         }
         let grafter = match &peer {
             Some(peer) => Grafter::new(&peer.git(), peer.objects())?,
@@ -258,6 +254,17 @@ fn push(project: &Project, remote: &mut Remote, is_json: bool) -> Result<Vec<Row
         return Ok(plan.rows);
     }
     Err(Failure::new(said).advise("others may be pushing too: try again"))
+}
+
+/// Says once what a remote gets.
+fn warn(remote: &mut Remote) {
+    if !remote.notes.warned {
+        eprintln!(
+            "agentfs: {} gets all that the checkpoints hold, secrets in the directory too",
+            remote.address
+        );
+        remote.notes.warned = true;
+    }
 }
 
 /// Whether the ends of the remote's lines tell enough of them: each of ours that goes with one holds its

@@ -177,10 +177,12 @@ impl<'a> Writer<'a> {
     /// where the index says so.
     pub fn follow(&mut self, tip: Checkpoint) -> Result<(), Failure> {
         let known = self.tip.as_ref().map(|tip| tip.commit);
-        if known == Some(self.index.commit) {
-            self.index.commit = tip.commit;
-            self.index_changed = true;
-        }
+        self.index.commit = match known == Some(self.index.commit) {
+            true => tip.commit,
+            // What it names may be about to go.
+            false => Oid::default(),
+        };
+        self.index_changed = true;
         self.tip = Some(tip);
         self.save()
     }
