@@ -29,7 +29,9 @@ impl<'a> Git<'a> {
         let mut command = self.with_transport(args);
         command
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_NOSYSTEM", "1");
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            // The caller's may have been removed, which git cannot work in.
+            .current_dir(self.dir);
         command
     }
 
