@@ -444,8 +444,8 @@ const SYNC: Usage = Usage {
     summary: "Share the history with other machines through any git remote or path.",
     details: "\
 REMOTE is whatever git can push to or pull from, an address or a path, with your own transport and
-credentials; it is remembered. A new path becomes a repository at the first push. Checkpoints hold what
-the directory held: secrets in it too.
+credentials; it is remembered. A new path becomes a repository at the first push. Checkpoints hold
+what the directory held: secrets in it too.
 
 pull brings the current branch forward, and the directory with it, if nothing in the directory has
 changed since its newest checkpoint. Otherwise the directory is not touched, and what the remote has
