@@ -279,6 +279,69 @@ fn what_no_tool_call_did_is_said_to_be_so() {
 }
 
 #[test]
+fn who_made_a_change_is_known_however_it_comes_to_be_recorded() {
+    let world = recorded();
+    let agent = Agent::new(&world, "one");
+    agent.ask("record it yourself");
+    // The agent's own command, a user's restore, and the quiet moment of a watch.
+    let own = agent.begin("Bash", json!({"command": "make; agentfs checkpoint made"}));
+    world.write("made.txt", "made\n");
+    assert_eq!(world.checkpoint("made")["tool_use_id"], own.id);
+    agent.end(&own);
+    assert_eq!(author(&world, "made.txt"), [own.id]);
+    let meanwhile = agent.begin("Bash", json!({"command": "make"}));
+    world.write("meanwhile.txt", "made\n");
+    world.run("restore v1 made.txt").ends(0);
+    assert!(!world.dir.join("made.txt").exists());
+    world.run("undo").ends(0);
+    agent.end(&meanwhile);
+    world.write("typed.txt", "typed\n");
+    world.checkpoint("by hand");
+    assert_eq!(author(&world, "meanwhile.txt"), [meanwhile.id]);
+    assert!(author(&world, "typed.txt").is_empty());
+    // What somebody says is believed.
+    world.write("said.txt", "said\n");
+    let last = agent.begin("Bash", json!({"command": "make"}));
+    world.write("told.txt", "told\n");
+    let made = world.json(["checkpoint", "told", "--tool", "deploy", "--agent", "me"]);
+    assert_eq!(
+        (&made["tool"], &made["agent"]),
+        (&json!("deploy"), &json!("me"))
+    );
+    agent.end(&last);
+    assert!(author(&world, "said.txt").is_empty());
+}
+
+#[test]
+fn what_a_restore_brings_back_is_still_whose_it_was() {
+    let world = recorded();
+    let agent = Agent::new(&world, "one");
+    agent.ask("write it");
+    let first = agent.write("b.txt", "one\ntwo\nthree\n");
+    let second = agent.write("b.txt", "one\n2\nthree\n");
+    let blamed = |line: u32| author(&world, &format!("b.txt:{line}"));
+    world.run("restore v1").ends(0);
+    world.run("undo").ends(0);
+    assert_eq!(blamed(2), [second.as_str()]);
+    assert_eq!(blamed(3), [first.as_str()]);
+    // The undo of an undo, one file of many, and a line written after it.
+    world.run("restore v2 b.txt").ends(0);
+    assert_eq!(blamed(2), [first.as_str()]);
+    world.run("undo").ends(0);
+    let third = agent.write("b.txt", "zero\none\n2\nthree\n");
+    assert_eq!(blamed(1), [third]);
+    assert_eq!(blamed(3), [second.as_str()]);
+    assert_eq!(blamed(4), [first.as_str()]);
+    let all = world.json(["blame", "b.txt"]);
+    let lines: Vec<_> = all.as_array().unwrap().iter().map(|g| &g["line"]).collect();
+    assert_eq!(lines, [1, 2, 3, 4], "{all:#}");
+    world.write("a.txt", "typed\n");
+    world.checkpoint("typed");
+    world.run("restore v1 a.txt").ends(0);
+    assert!(author(&world, "a.txt").is_empty());
+}
+
+#[test]
 fn an_interrupted_call_keeps_its_changes_and_gets_no_later_ones() {
     let world = recorded();
     let agent = Agent::new(&world, "one");

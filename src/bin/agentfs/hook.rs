@@ -13,15 +13,15 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::time::{Duration, Instant};
 
-use super::attribution::{self, paths_in};
 use super::cli::{self, Reply};
-use super::events::{self, Event, Kind, State};
-use super::note::{Call, Checkpoint, Note, Trigger};
+use super::events::{self, Event, Kind};
+use super::maintenance;
+use super::note::{Checkpoint, Trigger};
 use super::project::Project;
 use super::scan::Budget;
 use super::settings::{self, Scope};
+use super::witness::Witness;
 use super::writer::{Writer, now_ms};
-use super::{commit, maintenance, render};
 use crate::exit::Failure;
 use crate::paths;
 use crate::size;
@@ -114,74 +114,20 @@ pub fn look(
     trigger: Trigger,
     budget: Budget,
 ) -> Result<Option<Checkpoint>, Failure> {
-    let project = writer.project;
-    let log = project.own("events.jsonl");
-    let path = project.own("state.json");
-    let mut state = State::load(&path, &log);
-    state
-        .catch_up(&log)
-        .map_err(|error| Failure::at("cannot read", &log, error))?;
+    let witness = Witness::of(writer.project)?;
     writer
         .scan(budget)
         .map_err(|failure| failure.advise("`agentfs checkpoint` takes the time it needs"))?;
     let made = match writer.differs()? {
-        true => Some(
-            writer
-                .commit(note(project, &state, event, trigger))?
-                .clone(),
-        ),
+        true => Some(writer.commit(witness.note(event, trigger))?.clone()),
         false => None,
     };
     writer.save()?;
-    state.scanned(event);
-    state
-        .save(&path)
-        .map_err(|error| Failure::at("cannot write", &path, error))?;
+    witness.scanned(event)?;
     if let Some(made) = &made {
-        maintenance::after(project, made);
+        maintenance::after(writer.project, made);
     }
     Ok(made)
-}
-
-fn note(project: &Project, state: &State, event: Option<&Event>, trigger: Trigger) -> Note {
-    let now = event.map_or_else(now_ms, |event| event.time);
-    let responsible = state.responsible(event, now);
-    let (mut call, others) = attribution::split(responsible, event);
-    let prompt_sum = state.prompt_sum(&call);
-    let message = match call == Call::default() {
-        true => "changed by no tool call".to_owned(),
-        false => title(project, &call),
-    };
-    if call != Call::default() && call.agent.is_none() {
-        call.agent = Some("claude-code".to_owned());
-    }
-    Note {
-        message,
-        trigger,
-        call,
-        others,
-        prompt_sum,
-        ..Note::default()
-    }
-}
-
-/// A call in a few words: `Edit src/auth.ts`, `Bash: npm test`.
-fn title(project: &Project, call: &Call) -> String {
-    let tool = call.tool.as_deref().unwrap_or("tool");
-    if let Some(path) = paths_in(call, &project.dir).first() {
-        return format!("{tool} {}", render::path(path));
-    }
-    let member = |name: &str| call.input.as_ref()?.get(name)?.as_str();
-    let about = member("command")
-        .or(member("description"))
-        .or(member("prompt"));
-    match about {
-        Some(about) => format!(
-            "{tool}: {}",
-            commit::cut(&render::subject(about.trim()), 100)
-        ),
-        None => tool.to_owned(),
-    }
 }
 
 // ---- what went wrong --------------------------------------------------------------------------

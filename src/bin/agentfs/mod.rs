@@ -43,6 +43,7 @@ pub mod verify;
 pub mod viz;
 pub mod watch;
 pub mod why;
+pub mod witness;
 pub mod words;
 pub mod writer;
 

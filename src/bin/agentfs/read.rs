@@ -197,15 +197,20 @@ pub fn show(given: &mut Given) -> Result<Reply, Failure> {
 
 /// A file's bytes in a checkpoint.
 pub fn content(project: &Project, at: &Checkpoint, path: &[u8]) -> Result<Vec<u8>, Failure> {
-    let none = || {
+    let oid = blob(project, at.tree, path)?.ok_or_else(|| {
         let file = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
         Failure::at("no such file", file, format!("not in v{}", at.note.version))
             .advise("see `agentfs history`")
-    };
+    })?;
+    project.git().object(&oid.to_string())
+}
+
+/// The object that holds a file in a tree; `None` where there is no file.
+pub fn blob(project: &Project, tree: Oid, path: &[u8]) -> Result<Option<Oid>, Failure> {
     let args = ["ls-tree", "-z", "--full-tree"];
     let mut command = project.git().command(args);
     let literal = history::literal(path);
-    command.arg(at.tree.to_string()).arg("--").arg(literal);
+    command.arg(tree.to_string()).arg("--").arg(literal);
     let listed = super::git::run(&mut command)?.stdout;
     let head = listed
         .split(|byte| *byte == b'\t')
@@ -213,10 +218,10 @@ pub fn content(project: &Project, at: &Checkpoint, path: &[u8]) -> Result<Vec<u8
         .unwrap_or_default();
     let head = String::from_utf8_lossy(head);
     let words: Vec<&str> = head.split_whitespace().collect();
-    let [_, "blob", oid] = words[..] else {
-        return Err(none());
-    };
-    project.git().object(oid)
+    Ok(match words[..] {
+        [_, "blob", oid] => oid.parse().ok(),
+        _ => None,
+    })
 }
 
 fn about(

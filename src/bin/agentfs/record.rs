@@ -9,6 +9,7 @@ use super::history;
 use super::note::{Change, Checkpoint, Note};
 use super::project::{self, Project};
 use super::scan::Budget;
+use super::witness::Witness;
 use super::writer::Writer;
 use crate::exit::Failure;
 use crate::size;
@@ -65,12 +66,15 @@ pub fn init(name: Option<&str>, dir: &Path, force: bool) -> Result<(Project, Che
 /// one is to be pinned.
 pub fn checkpoint(project: &Project, note: Note) -> Result<Option<Checkpoint>, Failure> {
     let mut writer = Writer::insist(project)?;
+    let witness = Witness::of(project)?;
     writer.scan(Budget::NONE)?;
     if !note.pinned && !writer.differs()? {
         writer.save()?;
+        witness.scanned(None)?;
         return Ok(None);
     }
-    let made = writer.commit(note)?.clone();
+    let made = writer.commit(witness.complete(note))?.clone();
+    witness.scanned(None)?;
     drop(writer);
     super::maintenance::after(project, &made);
     Ok(Some(made))

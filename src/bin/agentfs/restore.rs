@@ -17,6 +17,7 @@ use super::note::{Checkpoint, Note, Trigger};
 use super::plan::{self, Content, Plan, Scope};
 use super::scan::{Budget, TEMPORARY};
 use super::tree::{Dir, Leaf, Node, Stamp};
+use super::witness::Witness;
 use super::writer::Writer;
 use crate::exit::Failure;
 use crate::sys;
@@ -75,12 +76,16 @@ fn prepare(
     what: &str,
     dry_run: bool,
 ) -> Result<Restored, Failure> {
+    let witness = Witness::of(writer.project)?;
     writer.scan(Budget::NONE)?;
     let plan = plan::plan(writer, to, scope)?;
     if !dry_run {
         plan::check_room(writer.project, &plan)?;
         remove_strays(writer);
-        safety(writer, &format!("before: {what}"))?;
+        if writer.differs()? {
+            writer.commit(witness.complete(unasked(&format!("before: {what}"))))?;
+        }
+        witness.scanned(None)?;
     }
     Ok(Restored {
         plan,
@@ -107,13 +112,18 @@ fn remove_strays(writer: &Writer) {
 /// Makes a checkpoint of what was scanned, unless the newest one holds it.
 pub fn safety(writer: &mut Writer, message: &str) -> Result<Option<Checkpoint>, Failure> {
     if writer.differs()? {
-        writer.commit(Note {
-            message: message.to_owned(),
-            trigger: Trigger::Auto,
-            ..Note::default()
-        })?;
+        writer.commit(unasked(message))?;
     }
     Ok(writer.tip.clone())
+}
+
+/// What is noted about a checkpoint that nobody asked for.
+fn unasked(message: &str) -> Note {
+    Note {
+        message: message.to_owned(),
+        trigger: Trigger::Auto,
+        ..Note::default()
+    }
 }
 
 /// A path for people.

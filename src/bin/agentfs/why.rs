@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -34,6 +34,14 @@ struct Group {
     line: u64,
     text: Vec<String>,
     commit: Oid,
+    /// The first line's number in that commit.
+    born: u64,
+}
+
+impl Group {
+    fn count(&self) -> u64 {
+        self.text.len() as u64
+    }
 }
 
 /// A file in some state, and the lines of it that are asked about.
@@ -135,20 +143,74 @@ fn now(project: &Project, path: &[u8]) -> Result<Oid, Failure> {
     written.map_err(|error| Failure::at("cannot write to the store", &project.store, error))
 }
 
+/// The lines with the checkpoints that they come from. What a restore brought back comes from where it
+/// was brought back from.
 fn groups(project: &Project, question: &Question) -> Result<Vec<Group>, Failure> {
+    let (path, objects) = (&question.path, Objects::new(&project.store));
+    let mut open = blamed(project, path, question.commit, question.lines)?;
+    open.reverse();
+    let mut resolver = None;
+    let mut done: Vec<Group> = Vec::new();
+    while let Some(group) = open.pop() {
+        let found = commit::read(project, &objects, group.commit).ok();
+        if let Some(at) = found.filter(|at| at.note.restored.is_some()) {
+            let resolver = match &mut resolver {
+                Some(resolver) => resolver,
+                none => none.insert(Resolver::new(project)?),
+            };
+            if let Some(from) = source(project, resolver, &at, path)? {
+                let lines = (group.born, group.born + group.count() - 1);
+                let mut before = blamed(project, path, from, Some(lines))?;
+                for part in &mut before {
+                    part.line = part.line - group.born + group.line;
+                }
+                open.extend(before.into_iter().rev());
+                continue;
+            }
+        }
+        match done.last_mut() {
+            Some(last) if last.commit == group.commit && last.line + last.count() == group.line => {
+                last.text.extend(group.text);
+            }
+            _ => done.push(group),
+        }
+    }
+    Ok(done)
+}
+
+/// The commit from which a restore brought a file back; `None` if that is gone, or the file another.
+fn source(
+    project: &Project,
+    resolver: &Resolver,
+    at: &Checkpoint,
+    path: &[u8],
+) -> Result<Option<Oid>, Failure> {
+    let id = at.note.restored.as_deref().unwrap_or_default();
+    let earlier = |from: &Checkpoint| from.note.version < at.note.version;
+    let Some(from) = resolver.find(id).ok().filter(earlier) else {
+        return Ok(None);
+    };
+    let same = read::blob(project, from.tree, path)? == read::blob(project, at.tree, path)?;
+    Ok(same.then_some(from.commit))
+}
+
+/// What git says where lines come from.
+fn blamed(
+    project: &Project,
+    path: &[u8],
+    commit: Oid,
+    lines: Lines,
+) -> Result<Vec<Group>, Failure> {
     let mut command = project
         .git()
         .command(["blame", "--first-parent", "--porcelain"]);
-    if let Some((first, last)) = question.lines {
+    if let Some((first, last)) = lines {
         command.arg(format!("-L{first},{last}"));
     }
-    let path = std::ffi::OsString::from_vec(question.path.clone());
-    command
-        .arg(question.commit.to_string())
-        .arg("--")
-        .arg(&path);
+    let path = OsStr::from_bytes(path);
+    command.arg(commit.to_string()).arg("--").arg(path);
     let printed = super::git::run(&mut command).map_err(|failure| {
-        let path = Path::new(&path);
+        let path = Path::new(path);
         match failure.message.contains("has only") {
             true => Failure::at(
                 "no such line",
@@ -164,14 +226,16 @@ fn groups(project: &Project, question: &Question) -> Result<Vec<Group>, Failure>
 /// Reads `git blame --porcelain`: a head for each line, its text after a tab.
 fn parse_blame(printed: &[u8]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    let (mut commit, mut number) = (Oid::default(), 0);
+    let (mut commit, mut born, mut number) = (Oid::default(), 0, 0);
     for line in printed.split(|byte| *byte == b'\n') {
         if let Some(text) = line.strip_prefix(b"\t") {
             let text = text.strip_suffix(b"\r").unwrap_or(text);
             let text = String::from_utf8_lossy(text).into_owned();
             match groups.last_mut() {
                 Some(last)
-                    if last.commit == commit && last.line + last.text.len() as u64 == number =>
+                    if last.commit == commit
+                        && last.line + last.count() == number
+                        && last.born + last.count() == born =>
                 {
                     last.text.push(text);
                 }
@@ -179,18 +243,19 @@ fn parse_blame(printed: &[u8]) -> Vec<Group> {
                     line: number,
                     text: vec![text],
                     commit,
+                    born,
                 }),
             }
             continue;
         }
         let head = String::from_utf8_lossy(line);
         let mut words = head.split(' ');
-        if let (Some(Ok(oid)), _, Some(Ok(at))) = (
+        if let (Some(Ok(oid)), Some(Ok(first)), Some(Ok(at))) = (
             words.next().map(str::parse),
-            words.next(),
+            words.next().map(str::parse),
             words.next().map(str::parse),
         ) {
-            (commit, number) = (oid, at);
+            (commit, born, number) = (oid, first, at);
         }
     }
     groups
