@@ -473,7 +473,8 @@ fn a_store_that_lacks_something_says_so_and_nothing_is_lost() {
         "branches",
         "gc",
     ];
-    let damages: [(&str, &dyn Fn(&World)); 8] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&World));
+    let damages: [Damage; 8] = [
         ("no objects", &|world| {
             fs::remove_dir_all(world.store().join("objects")).unwrap()
         }),

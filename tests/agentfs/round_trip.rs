@@ -66,7 +66,7 @@ impl Past {
             "seed {seed} step {step}: the tree is git's"
         );
         self.saved.push((made["version"].as_u64().unwrap(), tree));
-        if step % 5 == 0 {
+        if step.is_multiple_of(5) {
             world.assert_sound();
             fs::remove_file(world.index()).unwrap();
             let again = world.checkpoint("without the index");
@@ -164,7 +164,7 @@ impl Past {
                 .iter()
                 .any(|item| !matches!(item, None | Some(Item::Dir(_))));
             for (at, item) in after.iter().filter(|(at, _)| !tree::covers(&path, at)) {
-                let made = before.get(at).is_none() && tree::covers(at, &path);
+                let made = !before.contains_key(at) && tree::covers(at, &path);
                 assert!(made || before.get(at) == Some(item), "{what}: {at:?}");
             }
             assert!(

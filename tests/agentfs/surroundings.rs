@@ -12,8 +12,11 @@ use std::time::{Duration, Instant, SystemTime};
 use super::tree::{self, assert_same};
 use super::world::{Ran, World};
 
-/// Everything below a directory with content, permissions and times.
-fn sealed(dir: &Path) -> BTreeMap<PathBuf, (u32, u64, i64, i64, i64, i64, Vec<u8>)> {
+/// Permissions, inode number, both times, content.
+type Sealed = (u32, u64, (i64, i64), (i64, i64), Vec<u8>);
+
+/// Everything below a directory.
+fn sealed(dir: &Path) -> BTreeMap<PathBuf, Sealed> {
     let mut found = BTreeMap::new();
     let mut left = vec![dir.to_owned()];
     while let Some(path) = left.pop() {
@@ -25,14 +28,9 @@ fn sealed(dir: &Path) -> BTreeMap<PathBuf, (u32, u64, i64, i64, i64, i64, Vec<u8
         if meta.is_dir() {
             left.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
         }
-        let times = (
-            meta.mtime(),
-            meta.mtime_nsec(),
-            meta.ctime(),
-            meta.ctime_nsec(),
-        );
-        let (mode, ino) = (meta.mode(), meta.ino());
-        found.insert(path, (mode, ino, times.0, times.1, times.2, times.3, bytes));
+        let mtime = (meta.mtime(), meta.mtime_nsec());
+        let ctime = (meta.ctime(), meta.ctime_nsec());
+        found.insert(path, (meta.mode(), meta.ino(), mtime, ctime, bytes));
     }
     found
 }
@@ -247,7 +245,8 @@ fn what_cannot_be_read_is_told_and_neither_lost_nor_overwritten() {
     let close = |name: &str, mode| {
         fs::set_permissions(world.dir.join(name), fs::Permissions::from_mode(mode)).unwrap();
     };
-    (close("secret", 0), close("dir", 0));
+    close("secret", 0);
+    close("dir", 0);
     let made = world.checkpoint("closed");
     assert_eq!(made["files_changed"].as_array().unwrap().len(), 1, "{made}");
     let status = world.json(["status"])["left_out"].to_string();
@@ -255,7 +254,8 @@ fn what_cannot_be_read_is_told_and_neither_lost_nor_overwritten() {
     assert!(status.contains("dir: cannot be read"), "{status}");
     world.json(["restore", "v1"]);
     assert_eq!(world.read("open"), "one");
-    (close("secret", 0o600), close("dir", 0o755));
+    close("secret", 0o600);
+    close("dir", 0o755);
     assert_eq!(world.read("secret"), "two");
     assert_eq!(world.read("dir/inside"), "one");
     world.assert_sound();
