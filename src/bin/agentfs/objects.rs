@@ -7,7 +7,7 @@
 //! Format: <https://git-scm.com/docs/gitformat-loose>, `zlib(kind SP size NUL body)`.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -140,7 +140,7 @@ impl Objects {
     fn put(
         &self,
         oid: Oid,
-        body: impl FnOnce(&mut ZlibEncoder<File>) -> io::Result<()>,
+        body: impl FnOnce(&mut ZlibEncoder<BufWriter<File>>) -> io::Result<()>,
     ) -> io::Result<()> {
         let path = self.path(oid);
         let number = self.written.replace(self.written.get() + 1);
@@ -157,7 +157,10 @@ impl Objects {
             io::ErrorKind::AlreadyExists => fs::remove_file(&temporary).and_then(|()| create()),
             _ => Err(error),
         })?;
-        let mut out = ZlibEncoder::new(file, Compression::fast());
+        let mut out = ZlibEncoder::new(
+            BufWriter::with_capacity(64 << 10, file),
+            Compression::fast(),
+        );
         let done = body(&mut out)
             .and_then(|()| out.finish())
             .and_then(|_| self.name(&temporary, &path));
