@@ -2,8 +2,8 @@
 //!
 //! All of it is asked of `git`, along first parents; what many questions need is asked in one process.
 
-use std::io::Write;
-use std::process::Stdio;
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
 
 use super::commit;
 use super::git;
@@ -103,56 +103,93 @@ pub fn changes(
     pairs: &[Pair],
     path: Option<&[u8]>,
 ) -> Result<Vec<Vec<Change>>, Failure> {
-    let options = [
-        "-r",
-        "-z",
-        "--raw",
-        "--numstat",
-        "--no-renames",
-        "--no-ext-diff",
-    ];
-    let mut command = project.git().command(["diff-tree", "--stdin"]);
-    command.args(options).args(["--no-textconv", "--"]);
-    if let Some(path) = path {
-        command.arg(literal(path));
-    }
-    let asked: String = pairs.iter().map(|(a, b)| format!("{a} {b}\n")).collect();
-    let printed = feed(&mut command, asked.as_bytes())?;
-    let mut rest = printed.as_slice();
-    let mut found = Vec::new();
-    for pair in pairs {
-        // Equal trees are not answered at all.
-        let head = format!("{} {}", pair.0, pair.1);
-        let mut changes = Vec::new();
-        if let Some(after) = rest.strip_prefix(head.as_bytes()) {
-            rest = after.get(1..).unwrap_or_default();
-            changes = take_changes(&mut rest);
+    Differ::start(project, path)?.changes(pairs)
+}
+
+/// A git that compares trees; started early, it is ready when they are.
+pub struct Differ(Child);
+
+impl Differ {
+    /// Only of `path`, if one is given.
+    pub fn start(project: &Project, path: Option<&[u8]>) -> Result<Differ, Failure> {
+        let options = [
+            "-r",
+            "-z",
+            "--raw",
+            "--numstat",
+            "--no-renames",
+            "--no-ext-diff",
+        ];
+        let mut command = project.git().command(["diff-tree", "--stdin"]);
+        command.args(options).args(["--no-textconv", "--"]);
+        if let Some(path) = path {
+            command.arg(literal(path));
         }
-        found.push(changes);
+        spawn(&mut command).map(Differ)
     }
-    Ok(found)
+
+    pub fn changes(mut self, pairs: &[Pair]) -> Result<Vec<Vec<Change>>, Failure> {
+        let asked: String = pairs.iter().map(|(a, b)| format!("{a} {b}\n")).collect();
+        let printed = converse(&mut self.0, asked.as_bytes())?;
+        let mut rest = printed.as_slice();
+        let mut found = Vec::new();
+        for pair in pairs {
+            // Equal trees are not answered at all.
+            let head = format!("{} {}", pair.0, pair.1);
+            let mut changes = Vec::new();
+            if let Some(after) = rest.strip_prefix(head.as_bytes()) {
+                rest = after.get(1..).unwrap_or_default();
+                changes = take_changes(&mut rest);
+            }
+            found.push(changes);
+        }
+        Ok(found)
+    }
+}
+
+impl Drop for Differ {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Runs a git command on what it reads from its standard input.
-pub fn feed(command: &mut std::process::Command, input: &[u8]) -> Result<Vec<u8>, Failure> {
-    let failed = |error: std::io::Error| Failure::new(format!("git: {error}"));
+pub fn feed(command: &mut Command, input: &[u8]) -> Result<Vec<u8>, Failure> {
+    converse(&mut spawn(command)?, input)
+}
+
+fn spawn(command: &mut Command) -> Result<Child, Failure> {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(failed)?;
-    let mut stdin = child.stdin.take();
-    let output = std::thread::scope(|scope| {
-        // Both at once: either pipe may fill.
-        scope.spawn(move || stdin.take().map(|mut stdin| stdin.write_all(input)));
-        child.wait_with_output()
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| Failure::new(format!("git: {error}")))
+}
+
+/// Gives a child its input and takes all its output, at once: any of the pipes may fill.
+fn converse(child: &mut Child, input: &[u8]) -> Result<Vec<u8>, Failure> {
+    let failed = |error: std::io::Error| Failure::new(format!("git: {error}"));
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (mut printed, mut said) = (Vec::new(), Vec::new());
+    std::thread::scope(|scope| {
+        // What fits into a pipe needs no thread.
+        match input.len() <= 4096 {
+            true => drop(stdin.map(|mut stdin| stdin.write_all(input))),
+            false => drop(scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input)))),
+        }
+        let errors = scope.spawn(|| stderr.map(|mut pipe| pipe.read_to_end(&mut said)));
+        let read = stdout.map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut printed));
+        let _ = errors.join();
+        read
     })
     .map_err(failed)?;
-    match output.status.success() {
-        true => Ok(output.stdout),
+    match child.wait().map_err(failed)?.success() {
+        true => Ok(printed),
         false => Err(Failure::new(format!(
             "git: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
+            String::from_utf8_lossy(&said).trim()
         ))),
     }
 }

@@ -274,19 +274,26 @@ pub fn checkpoint(given: &mut Given) -> Result<Reply, Failure> {
     if let Some(context) = cli::text(given, "context")? {
         record::apply_context(&mut note, &context)?;
     }
+    let differ = history::Differ::start(&project, None)?;
     let made = record::checkpoint(&project, note)?;
-    told(given, &project, made.as_ref())
+    told(given, &project, made.as_ref(), differ)
 }
 
 /// A new checkpoint with what it changed, or that there is none.
-fn told(given: &Given, project: &Project, made: Option<&Checkpoint>) -> Result<Reply, Failure> {
+fn told(
+    given: &Given,
+    project: &Project,
+    made: Option<&Checkpoint>,
+    differ: history::Differ,
+) -> Result<Reply, Failure> {
     let Some(made) = made else {
         return Ok(match given.flag("json") {
             true => Reply::Json(Value::Null),
             false => Reply::Text("nothing has changed since the newest checkpoint\n".into()),
         });
     };
-    let changes = record::changes(project, made)?;
+    let pairs = history::pairs(project, std::slice::from_ref(made))?;
+    let changes = differ.changes(&pairs)?.pop().unwrap_or_default();
     if given.flag("json") {
         let parent = match made.parent {
             Some(oid) => {

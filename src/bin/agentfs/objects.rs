@@ -6,8 +6,9 @@
 //!
 //! Format: <https://git-scm.com/docs/gitformat-loose>, `zlib(kind SP size NUL body)`.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -54,14 +55,33 @@ pub enum FileError {
 /// The object directory of a git directory.
 pub struct Objects {
     dir: PathBuf,
-    written: std::cell::Cell<u32>,
+    written: Cell<u32>,
+    /// Its tables are large: to make them anew takes longer than most objects.
+    encoder: Cell<Option<ZlibEncoder<Out>>>,
+}
+
+/// The file that an object is written to; between objects there is none.
+struct Out(Option<BufWriter<File>>);
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Some(file) => file.write(bytes),
+            None => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.as_mut().map_or(Ok(()), BufWriter::flush)
+    }
 }
 
 impl Objects {
     pub fn new(git_dir: &Path) -> Objects {
         Objects {
             dir: git_dir.join("objects"),
-            written: std::cell::Cell::new(0),
+            written: Cell::new(0),
+            encoder: Cell::new(None),
         }
     }
 
@@ -140,7 +160,7 @@ impl Objects {
     fn put(
         &self,
         oid: Oid,
-        body: impl FnOnce(&mut ZlibEncoder<File>) -> io::Result<()>,
+        body: impl FnOnce(&mut ZlibEncoder<Out>) -> io::Result<()>,
     ) -> io::Result<()> {
         let path = self.path(oid);
         let number = self.written.replace(self.written.get() + 1);
@@ -157,14 +177,28 @@ impl Objects {
             io::ErrorKind::AlreadyExists => fs::remove_file(&temporary).and_then(|()| create()),
             _ => Err(error),
         })?;
-        let mut out = ZlibEncoder::new(file, Compression::fast());
-        let done = body(&mut out)
-            .and_then(|()| out.finish())
-            .and_then(|_| self.name(&temporary, &path));
+        let done = self
+            .compress(file, body)
+            .and_then(|()| self.name(&temporary, &path));
         if done.is_err() {
             let _ = fs::remove_file(&temporary);
         }
         done
+    }
+
+    /// Writes an object into its file, all of it.
+    fn compress(
+        &self,
+        file: File,
+        body: impl FnOnce(&mut ZlibEncoder<Out>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let kept = self.encoder.take();
+        let mut encoder = kept.unwrap_or_else(|| ZlibEncoder::new(Out(None), Compression::fast()));
+        encoder.reset(Out(Some(BufWriter::with_capacity(64 << 10, file))))?;
+        body(&mut encoder)?;
+        let written = encoder.reset(Out(None))?;
+        self.encoder.set(Some(encoder));
+        written.0.map_or(Ok(()), |mut file| file.flush())
     }
 
     /// Gives an object its name, in a directory that git removes whenever it finds it empty.

@@ -5,7 +5,7 @@
 //! clearing up: the lock is the kernel's and goes with the process.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,6 +19,7 @@ use super::scan::{self, Budget, LeftOut};
 use super::tree::{Dir, Extras, Index};
 use super::{commit, refs};
 use crate::exit::Failure;
+use crate::sys;
 
 /// The file with the project's own patterns.
 pub const IGNORE_FILE: &str = ".agentfsignore";
@@ -140,9 +141,15 @@ impl<'a> Writer<'a> {
         if self.index_changed {
             // Under the lock one name is enough, and what a kill leaves is taken over.
             let (new, index) = (self.project.own("index.new"), self.project.own("index"));
-            fs::write(&new, self.index.encode())
-                .and_then(|()| fs::rename(&new, index))
-                .map_err(|error| self.failed(error))?;
+            let bytes = self.index.encode();
+            let replaced = File::create(&new).and_then(|mut file| {
+                // With its room set aside ext4 does not write it out at once, as it does with a file
+                // that replaces another: it is a cache, and its sum tells if it was lost.
+                let _ = sys::fallocate(&file, 0, 0, bytes.len() as i64);
+                file.write_all(&bytes)?;
+                fs::rename(&new, index)
+            });
+            replaced.map_err(|error| self.failed(error))?;
             self.index_changed = false;
         }
         Ok(())
