@@ -451,6 +451,25 @@ fn the_seed_s_event_names_count_where_the_input_names_none() {
         hook.feed(b"{}");
         hook.ends_quietly();
     }
+    // Settings that somebody wrote by hand keep no tool from running either.
+    for line in [
+        "hook post-tool --tool Bash",
+        "hook --quiet",
+        "-C x hook a b",
+        "hook -C",
+    ] {
+        let mut hook = start(&mut world.command(line.split(' ')));
+        hook.feed(real(&world, "PostToolUse.Bash.json").as_bytes());
+        hook.ends_quietly();
+    }
+    assert_eq!(events(&world).last().unwrap()["tool_name"], "Bash");
+    assert!(
+        world
+            .run("hook --help")
+            .ends(0)
+            .out
+            .contains("Usage: agentfs hook")
+    );
 }
 
 #[test]

@@ -58,7 +58,15 @@ fn run(args: Vec<OsString>) -> Result<Reply, Failure> {
     {
         return maintenance::run(rest).map(|()| Reply::Text(String::new()));
     }
-    let mut given = match usage::parse(&PROGRAM, ordered(args))? {
+    let args = ordered(args);
+    let hook = args.split_first().filter(|(command, _)| *command == "hook");
+    let event = hook.map(|(_, rest)| rest.first().cloned());
+    let parsed = match (usage::parse(&PROGRAM, args), event) {
+        // Whatever the settings have it given: by exit code 2 the client keeps a tool from running.
+        (Err(_), Some(event)) => hook::run(event),
+        (parsed, _) => parsed?,
+    };
+    let mut given = match parsed {
         Parsed::Help(text) => return Ok(Reply::Text(text)),
         Parsed::Version => {
             let version = concat!("agentfs ", env!("CARGO_PKG_VERSION"), "\n");
@@ -92,10 +100,7 @@ fn run(args: Vec<OsString>) -> Result<Reply, Failure> {
         "timeline" => why::timeline(given),
         "viz" => why::viz(given),
         "install-hooks" => hook::install(given),
-        "hook" => {
-            hook::run(given);
-            Ok(Reply::Text(String::new()))
-        }
+        "hook" => hook::run(given.more_operands().pop()),
         "watch" => watch::run(given),
         "sync" => sync::sync(given),
         "clone" => clone::clone(given),

@@ -6,6 +6,7 @@
 //! is in the store's log, which `agentfs status` shows.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::panic;
@@ -40,14 +41,15 @@ const LOG_MAX: u64 = 64 << 10;
 /// Troubles older than this are over.
 const TROUBLE_AGE: i64 = 7 * 86_400_000;
 
-/// Reads what happened from standard input and records it.
-pub fn run(given: &mut Given) {
-    let argument = given.more_operands().pop();
-    std::thread::spawn(|| {
+/// Reads what happened from standard input and records it; `argument` names the event where that does
+/// not. Ends the process.
+pub fn run(argument: Option<OsString>) -> ! {
+    panic::set_hook(Box::new(|_| {}));
+    // Where there can be no thread, the client ends what takes too long.
+    let _ = std::thread::Builder::new().spawn(|| {
         std::thread::sleep(LAST);
         process::exit(0);
     });
-    panic::set_hook(Box::new(|_| {}));
     let _ = panic::catch_unwind(|| {
         let mut input = Vec::new();
         let _ = io::stdin().lock().take(INPUT_MAX).read_to_end(&mut input);
