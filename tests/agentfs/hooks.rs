@@ -339,6 +339,8 @@ fn what_a_restore_brings_back_is_still_whose_it_was() {
     world.checkpoint("typed");
     world.run("restore v1 a.txt").ends(0);
     assert!(author(&world, "a.txt").is_empty());
+    fs::rename(world.dir.join("b.txt"), world.dir.join("c.txt")).unwrap();
+    world.run("blame c.txt").ends(0);
 }
 
 #[test]

@@ -190,7 +190,11 @@ fn source(
     let Some(from) = resolver.find(id).ok().filter(earlier) else {
         return Ok(None);
     };
-    let same = read::blob(project, from.tree, path)? == read::blob(project, at.tree, path)?;
+    // It may have had another name then.
+    let Some(blob) = read::blob(project, at.tree, path)? else {
+        return Ok(None);
+    };
+    let same = read::blob(project, from.tree, path)? == Some(blob);
     Ok(same.then_some(from.commit))
 }
 
