@@ -289,6 +289,10 @@ fn overflows(text: &str, (columns, rows): (usize, usize)) -> bool {
 
 /// The user's pager, unless they want none.
 fn pager(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    // A pager on it asks for a key first.
+    if variable("TERM").is_some_and(|term| term == "dumb") {
+        return None;
+    }
     let mut named = ["AGENTFS_PAGER", "PAGER"].into_iter();
     let pager = named.find_map(&variable);
     let pager = pager.unwrap_or_else(|| "less -FRX".to_owned());
@@ -433,6 +437,7 @@ mod tests {
         assert_eq!(pager(&both).as_deref(), Some("most -s"));
         assert_eq!(pager(&[("PAGER", "more"), ("AGENTFS_PAGER", "")]), None);
         assert_eq!(pager(&[("PAGER", "cat")]), None);
+        assert_eq!(pager(&[("TERM", "dumb"), ("PAGER", "less")]), None);
     }
 
     #[test]
