@@ -128,6 +128,14 @@ impl Differ {
         spawn(&mut command).map(Differ)
     }
 
+    /// Lets it begin with one pair, which is all that [`Differ::changes`] is to tell then.
+    pub fn begin(&mut self, (from, to): Pair) {
+        if let Some(mut stdin) = self.0.stdin.take() {
+            // If it is gone, that is told by its end.
+            let _ = stdin.write_all(format!("{from} {to}\n").as_bytes());
+        }
+    }
+
     pub fn changes(mut self, pairs: &[Pair]) -> Result<Vec<Vec<Change>>, Failure> {
         let asked: String = pairs.iter().map(|(a, b)| format!("{a} {b}\n")).collect();
         let printed = converse(&mut self.0, asked.as_bytes())?;

@@ -274,8 +274,8 @@ pub fn checkpoint(given: &mut Given) -> Result<Reply, Failure> {
     if let Some(context) = cli::text(given, "context")? {
         record::apply_context(&mut note, &context)?;
     }
-    let differ = history::Differ::start(&project, None)?;
-    let made = record::checkpoint(&project, note)?;
+    let mut differ = history::Differ::start(&project, None)?;
+    let made = record::checkpoint_compared(&project, note, |pair| differ.begin(pair))?;
     told(given, &project, made.as_ref(), differ)
 }
 

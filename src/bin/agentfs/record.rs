@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use super::history;
+use super::history::{self, Pair};
 use super::note::{Change, Checkpoint, Note};
+use super::oid::Oid;
 use super::project::{self, Project};
 use super::scan::Budget;
 use super::witness::Witness;
@@ -65,6 +66,15 @@ pub fn init(name: Option<&str>, dir: &Path, force: bool) -> Result<(Project, Che
 /// Records the state of a project now; `None` when it is that of the newest checkpoint, unless the new
 /// one is to be pinned.
 pub fn checkpoint(project: &Project, note: Note) -> Result<Option<Checkpoint>, Failure> {
+    checkpoint_compared(project, note, |_| ())
+}
+
+/// [`checkpoint`] that tells the trees before and after as soon as they are written.
+pub fn checkpoint_compared(
+    project: &Project,
+    note: Note,
+    compare: impl FnOnce(Pair),
+) -> Result<Option<Checkpoint>, Failure> {
     let mut writer = Writer::insist(project)?;
     let witness = Witness::of(project)?;
     writer.scan(Budget::NONE)?;
@@ -73,6 +83,8 @@ pub fn checkpoint(project: &Project, note: Note) -> Result<Option<Checkpoint>, F
         witness.scanned(None)?;
         return Ok(None);
     }
+    let before = writer.tip.as_ref().map_or(Oid::EMPTY_TREE, |tip| tip.tree);
+    compare((before, writer.index.root.oid));
     let made = writer.commit(witness.complete(note))?.clone();
     witness.scanned(None)?;
     drop(writer);
