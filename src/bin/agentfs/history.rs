@@ -103,34 +103,42 @@ pub fn changes(
     pairs: &[Pair],
     path: Option<&[u8]>,
 ) -> Result<Vec<Vec<Change>>, Failure> {
-    Differ::start(project, path)?.changes(pairs)
+    Differ::start(project, path, Lines::Counted)?.changes(pairs)
 }
 
 /// A git that compares trees; started early, it is ready when they are.
-pub struct Differ(Child);
+pub struct Differ {
+    child: Child,
+    lines: Lines,
+}
+
+/// Whether the lines that changed are counted, for which git has to read the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lines {
+    Counted,
+    Left,
+}
 
 impl Differ {
     /// Only of `path`, if one is given.
-    pub fn start(project: &Project, path: Option<&[u8]>) -> Result<Differ, Failure> {
-        let options = [
-            "-r",
-            "-z",
-            "--raw",
-            "--numstat",
-            "--no-renames",
-            "--no-ext-diff",
-        ];
+    pub fn start(project: &Project, path: Option<&[u8]>, lines: Lines) -> Result<Differ, Failure> {
+        let options = ["-r", "-z", "--raw", "--no-renames", "--no-ext-diff"];
         let mut command = project.git().command(["diff-tree", "--stdin"]);
-        command.args(options).args(["--no-textconv", "--"]);
+        command.args(options).arg("--no-textconv");
+        if lines == Lines::Counted {
+            command.arg("--numstat");
+        }
+        command.arg("--");
         if let Some(path) = path {
             command.arg(literal(path));
         }
-        spawn(&mut command).map(Differ)
+        let child = spawn(&mut command)?;
+        Ok(Differ { child, lines })
     }
 
     /// Lets it begin with one pair, which is all that [`Differ::changes`] is to tell then.
     pub fn begin(&mut self, (from, to): Pair) {
-        if let Some(mut stdin) = self.0.stdin.take() {
+        if let Some(mut stdin) = self.child.stdin.take() {
             // If it is gone, that is told by its end.
             let _ = stdin.write_all(format!("{from} {to}\n").as_bytes());
         }
@@ -138,7 +146,7 @@ impl Differ {
 
     pub fn changes(mut self, pairs: &[Pair]) -> Result<Vec<Vec<Change>>, Failure> {
         let asked: String = pairs.iter().map(|(a, b)| format!("{a} {b}\n")).collect();
-        let printed = converse(&mut self.0, asked.as_bytes())?;
+        let printed = converse(&mut self.child, asked.as_bytes())?;
         let mut rest = printed.as_slice();
         let mut found = Vec::new();
         for pair in pairs {
@@ -148,6 +156,9 @@ impl Differ {
             if let Some(after) = rest.strip_prefix(head.as_bytes()) {
                 rest = after.get(1..).unwrap_or_default();
                 changes = take_changes(&mut rest);
+                if self.lines == Lines::Counted {
+                    take_counts(&mut rest, &mut changes);
+                }
             }
             found.push(changes);
         }
@@ -157,8 +168,8 @@ impl Differ {
 
 impl Drop for Differ {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -202,7 +213,7 @@ fn converse(child: &mut Child, input: &[u8]) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// Reads the raw records and then the counts of one pair, up to the next pair.
+/// Reads the raw records of one pair.
 fn take_changes(rest: &mut &[u8]) -> Vec<Change> {
     let mut changes: Vec<Change> = Vec::new();
     // `:old-mode new-mode old new status NUL path NUL`
@@ -216,6 +227,11 @@ fn take_changes(rest: &mut &[u8]) -> Vec<Change> {
             removed: None,
         });
     }
+    changes
+}
+
+/// Reads the counts that follow the raw records of a pair, up to the next pair.
+fn take_counts(rest: &mut &[u8], changes: &mut [Change]) {
     // `added TAB removed TAB path NUL`; `-` for binary files.
     let mut at = 0;
     while at < changes.len() {
@@ -237,7 +253,6 @@ fn take_changes(rest: &mut &[u8]) -> Vec<Change> {
             None => {}
         }
     }
-    changes
 }
 
 fn take_field<'a>(rest: &mut &'a [u8]) -> &'a [u8] {

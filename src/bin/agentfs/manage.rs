@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::cli::{self, Reply};
-use super::history;
+use super::history::{self, Differ, Lines};
 use super::maintenance::Stored;
 use super::note::{Checkpoint, Note, Trigger};
 use super::project::{self, Project};
@@ -274,7 +274,12 @@ pub fn checkpoint(given: &mut Given) -> Result<Reply, Failure> {
     if let Some(context) = cli::text(given, "context")? {
         record::apply_context(&mut note, &context)?;
     }
-    let mut differ = history::Differ::start(&project, None)?;
+    // Counting lines takes longer than all the rest.
+    let lines = match given.flag("json") {
+        true => Lines::Counted,
+        false => Lines::Left,
+    };
+    let mut differ = Differ::start(&project, None, lines)?;
     let made = record::checkpoint_compared(&project, note, |pair| differ.begin(pair))?;
     told(given, &project, made.as_ref(), differ)
 }
@@ -284,7 +289,7 @@ fn told(
     given: &Given,
     project: &Project,
     made: Option<&Checkpoint>,
-    differ: history::Differ,
+    differ: Differ,
 ) -> Result<Reply, Failure> {
     let Some(made) = made else {
         return Ok(match given.flag("json") {
@@ -311,11 +316,10 @@ fn told(
         format!(" on {branch}")
     };
     Ok(Reply::Text(format!(
-        "v{} {}{on}: {}, {}\n{}",
+        "v{} {}{on}: {}\n{}",
         made.note.version,
         made.note.id,
         size::count(changes.len() as u64, "file"),
-        render::total(&changes),
-        render::files(&changes)
+        render::names(&changes)
     )))
 }

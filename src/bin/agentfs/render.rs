@@ -125,6 +125,13 @@ pub fn files(changes: &[Change]) -> String {
         .collect()
 }
 
+/// One line for each changed file, its lines not counted: `M  src/auth.ts`.
+pub fn names(changes: &[Change]) -> String {
+    let lines = changes.iter();
+    let lines = lines.map(|change| format!("  {}  {}\n", change.status, path(&change.path)));
+    lines.collect()
+}
+
 /// A path for people, without what a terminal would obey.
 pub fn path(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
