@@ -334,6 +334,7 @@ impl Peer {
         let failed = |error| Failure::at("cannot write to the store", &dir, error);
         // A kill has left it.
         let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).map_err(failed)?;
         let peer = Peer { dir: dir.clone() };
         let init = ["init", "--bare", "--quiet", "--template="];
         git::run(&mut peer.git().command(init))?;
