@@ -536,9 +536,13 @@ fn whatever_two_machines_do_no_line_is_lost() {
                     unsafe { libc::kill(-(sync.id() as libc::pid_t), libc::SIGKILL) };
                     sync.wait().unwrap();
                     // The other side was killed too, and is not ours to tidy.
-                    for head in fs::read_dir(remote.join("refs/heads")).unwrap().flatten() {
-                        if head.path().extension().is_some_and(|end| end == "lock") {
-                            fs::remove_file(head.path()).unwrap();
+                    let dirs = [remote.join("refs/heads"), remote.clone()];
+                    let files = dirs
+                        .iter()
+                        .flat_map(|dir| fs::read_dir(dir).unwrap().flatten());
+                    for file in files.map(|file| file.path()) {
+                        if file.extension().is_some_and(|end| end == "lock") {
+                            fs::remove_file(file).unwrap();
                         }
                     }
                 }
