@@ -42,7 +42,8 @@
           pname = manifest.name;
           inherit (manifest) version;
 
-          # Not the documentation, nor the tests beside src: they mount, which no build may.
+          # Not the documentation, nor the tests beside src: they mount, which no build may. The unit tests read
+          # what Claude Code really gives its hooks.
           src = lib.fileset.toSource {
             root = ./.;
             fileset = lib.fileset.unions [
@@ -51,6 +52,7 @@
               ./LICENSE-APACHE
               ./LICENSE-MIT
               ./src
+              ./tests/agentfs/hooks
             ];
           };
           cargoLock.lockFile = ./Cargo.lock;
