@@ -19,7 +19,7 @@ use super::project::Project;
 use crate::exit::Failure;
 
 /// The names in the tree of a side commit.
-pub const EXTRAS: &str = "extras";
+const EXTRAS: &str = "extras";
 const CONTEXT: &str = "context.json";
 const INPUT: &str = "input.json";
 const OTHERS: &str = "others.json";
@@ -236,6 +236,15 @@ pub fn parse_message(message: &str) -> Option<Note> {
         }
     }
     (note.id.starts_with("cp_") && note.version > 0).then_some(note)
+}
+
+/// The bytes of a checkpoint's extras; none when it has no side commit.
+pub fn extras(batch: &mut Batch, checkpoint: &Checkpoint) -> Result<Vec<u8>, Failure> {
+    let found = match checkpoint.side {
+        Some(side) => batch.get(format!("{side}:{EXTRAS}").as_bytes())?,
+        None => None,
+    };
+    Ok(found.unwrap_or_default())
 }
 
 /// Reads the long fields of a checkpoint.

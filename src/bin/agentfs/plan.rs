@@ -436,12 +436,7 @@ struct KnownExtras {
 }
 
 fn extras(project: &Project, of: &Checkpoint) -> Result<KnownExtras, Failure> {
-    let mut batch = project.git().batch()?;
-    let bytes = match of.side {
-        Some(side) => batch.get(format!("{side}:{}", commit::EXTRAS).as_bytes())?,
-        None => None,
-    };
-    let bytes = bytes.unwrap_or_default();
+    let bytes = commit::extras(&mut project.git().batch()?, of)?;
     let read = Extras::decode(&bytes);
     Ok(KnownExtras { bytes, read })
 }

@@ -292,11 +292,7 @@ pub fn make_empty(dir: &Path) -> Result<(), Failure> {
 /// Writes all files, links and directories of a checkpoint below `dir`, and counts the files.
 pub fn write_all(project: &Project, at: &Checkpoint, dir: &Path) -> Result<u64, Failure> {
     let mut batch = project.git().batch()?;
-    let extras = match at.side {
-        Some(side) => batch.get(format!("{side}:{}", commit::EXTRAS).as_bytes())?,
-        None => None,
-    };
-    let extras = Extras::decode(&extras.unwrap_or_default());
+    let extras = Extras::decode(&commit::extras(&mut batch, at)?);
     let tree = at.tree.to_string();
     let listed = project
         .git()

@@ -129,14 +129,8 @@ impl Dir {
         }
     }
 
-    /// Puts a node at a path, or takes away what is there, and writes the trees on the way anew.
-    /// Directories that a node needs are made; none that becomes empty goes.
-    pub fn set(&mut self, objects: &Objects, path: &[u8], node: Option<Node>) -> io::Result<()> {
-        self.put(path, node);
-        self.seal_changed(objects)
-    }
-
-    /// [`Dir::set`] without the trees: those on the way have no name until [`Dir::seal_changed`].
+    /// Puts a node at a path, or takes away what is there. Directories that a node needs are made; none
+    /// that becomes empty goes. The trees on the way have no name until [`Dir::seal_changed`].
     pub fn put(&mut self, path: &[u8], node: Option<Node>) {
         self.oid = Oid::default();
         let (name, rest) = split(path);

@@ -233,11 +233,8 @@ impl<'a> Writer<'a> {
     fn recorded_extras(&self) -> Result<Oid, Failure> {
         match &self.tip {
             Some(tip) if tip.commit != self.index.commit => {
-                // The first checkpoint's only parent is its side commit.
-                let side = tip.side.unwrap_or(tip.commit);
-                let name = format!("{side}:{}", commit::EXTRAS);
-                let bytes = self.project.git().batch()?.get(name.as_bytes())?;
-                let written = self.objects.write(Kind::Blob, &bytes.unwrap_or_default());
+                let bytes = commit::extras(&mut self.project.git().batch()?, tip)?;
+                let written = self.objects.write(Kind::Blob, &bytes);
                 written.map_err(|error| self.failed(error))
             }
             _ => Ok(self.index.extras),
